@@ -1,0 +1,3 @@
+//! The one binary: server, agent, command line and demo workload.
+
+fn main() {}

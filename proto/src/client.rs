@@ -1,0 +1,1 @@
+//! A typed client on reqwest, kubeconfig files and informers.

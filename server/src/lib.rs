@@ -1,0 +1,3 @@
+//! The control plane: objects in a store, served in the Kubernetes wire format, and the controllers that derive more of them.
+
+pub mod store;
