@@ -1,1 +1,5 @@
 //! The node agent: runs pods as local processes and programs the kernel's forwarding.
+
+pub mod config;
+
+pub use config::AgentConfig;
