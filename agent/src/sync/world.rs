@@ -1,0 +1,220 @@
+//! What the agent knows of the cluster, and which services an event touches. Pure: the loops around it do the I/O.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
+use minisvc_proto::{Object, Revision, watch::EventType};
+
+/// Namespace and name.
+pub type ServiceKey = (String, String);
+
+const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+
+/// Services and their slices, with what changed since the last [`World::take_dirty`].
+#[derive(Debug, Default)]
+pub struct World {
+    services: BTreeMap<ServiceKey, Service>,
+    slices: BTreeMap<ServiceKey, BTreeMap<String, EndpointSlice>>,
+    /// Which service a slice belonged to, so that a slice that moves or goes touches the right one.
+    slice_owner: BTreeMap<(String, String), ServiceKey>,
+    dirty: BTreeSet<ServiceKey>,
+    /// Every Service change up to here is in this picture.
+    pub services_seen: Revision,
+    /// Every EndpointSlice change up to here is in this picture.
+    pub slices_seen: Revision,
+    /// Whether both lists have arrived once: before that an absent service says nothing.
+    listed: (bool, bool),
+}
+
+fn object_key(object: &Object) -> ServiceKey {
+    (object.namespace().unwrap_or("default").to_owned(), object.name().to_owned())
+}
+
+impl World {
+    /// Both kinds have been listed: what is absent here does not exist.
+    pub fn is_complete(&self) -> bool {
+        self.listed.0 && self.listed.1
+    }
+
+    /// The whole list of services: what is not in it is gone.
+    pub fn reset_services(&mut self, revision: Revision, objects: &[Arc<Object>]) {
+        let gone: Vec<ServiceKey> = {
+            let now: BTreeSet<ServiceKey> = objects.iter().map(|o| object_key(o)).collect();
+            self.services.keys().filter(|k| !now.contains(*k)).cloned().collect()
+        };
+        for key in gone {
+            self.services.remove(&key);
+            self.dirty.insert(key);
+        }
+        for object in objects {
+            self.put_service(object);
+        }
+        self.services_seen = revision;
+        self.listed.0 = true;
+    }
+
+    /// One change of a service; a bookmark moves the revision only.
+    pub fn service_event(&mut self, kind: EventType, object: &Object) {
+        match kind {
+            EventType::Added | EventType::Modified => self.put_service(object),
+            EventType::Deleted => {
+                let key = object_key(object);
+                if self.services.remove(&key).is_some() {
+                    self.dirty.insert(key);
+                }
+            }
+            EventType::Bookmark | EventType::Error => {}
+        }
+        self.services_seen = object.revision().unwrap_or(self.services_seen).max(self.services_seen);
+    }
+
+    fn put_service(&mut self, object: &Object) {
+        let key = object_key(object);
+        // An object of a shape that we cannot read is left out, loudly, rather than programmed wrongly.
+        match object.typed::<Service>() {
+            Ok(service) => {
+                // Status-only changes touch no rule.
+                if self.services.get(&key).is_none_or(|old| old.spec != service.spec) {
+                    self.dirty.insert(key.clone());
+                }
+                self.services.insert(key, service);
+            }
+            Err(error) => tracing::error!(service = ?key, %error, "unreadable Service ignored"),
+        }
+    }
+
+    /// The whole list of slices.
+    pub fn reset_slices(&mut self, revision: Revision, objects: &[Arc<Object>]) {
+        let now: BTreeSet<(String, String)> = objects.iter().map(|o| object_key(o)).collect();
+        let gone: Vec<_> = self.slice_owner.keys().filter(|k| !now.contains(*k)).cloned().collect();
+        for key in gone {
+            self.drop_slice(&key);
+        }
+        for object in objects {
+            self.put_slice(object);
+        }
+        self.slices_seen = revision;
+        self.listed.1 = true;
+    }
+
+    /// One change of a slice; a bookmark moves the revision only.
+    pub fn slice_event(&mut self, kind: EventType, object: &Object) {
+        match kind {
+            EventType::Added | EventType::Modified => self.put_slice(object),
+            EventType::Deleted => self.drop_slice(&object_key(object)),
+            EventType::Bookmark | EventType::Error => {}
+        }
+        self.slices_seen = object.revision().unwrap_or(self.slices_seen).max(self.slices_seen);
+    }
+
+    fn put_slice(&mut self, object: &Object) {
+        let id = object_key(object);
+        let Some(owner) = object.labels().get(SERVICE_LABEL).map(|name| (id.0.clone(), name.clone())) else {
+            self.drop_slice(&id);
+            return;
+        };
+        if self.slice_owner.get(&id).is_some_and(|old| *old != owner) {
+            self.drop_slice(&id);
+        }
+        match object.typed::<EndpointSlice>() {
+            Ok(slice) => {
+                self.slice_owner.insert(id.clone(), owner.clone());
+                self.slices.entry(owner.clone()).or_default().insert(id.1, slice);
+                self.dirty.insert(owner);
+            }
+            Err(error) => tracing::error!(slice = ?id, %error, "unreadable EndpointSlice ignored"),
+        }
+    }
+
+    fn drop_slice(&mut self, id: &(String, String)) {
+        let Some(owner) = self.slice_owner.remove(id) else { return };
+        if let Some(slices) = self.slices.get_mut(&owner) {
+            slices.remove(&id.1);
+            if slices.is_empty() {
+                self.slices.remove(&owner);
+            }
+        }
+        self.dirty.insert(owner);
+    }
+
+    /// A service with its slices, or `None` if there is no such service.
+    pub fn service(&self, key: &ServiceKey) -> Option<(&Service, Vec<&EndpointSlice>)> {
+        let service = self.services.get(key)?;
+        Some((service, self.slices.get(key).into_iter().flat_map(BTreeMap::values).collect()))
+    }
+
+    /// All services, for the DNS zone.
+    pub fn services(&self) -> impl Iterator<Item = (&ServiceKey, &Service, Vec<&EndpointSlice>)> {
+        self.services
+            .iter()
+            .map(|(k, s)| (k, s, self.slices.get(k).into_iter().flat_map(BTreeMap::values).collect()))
+    }
+
+    /// The services touched since the last call.
+    pub fn take_dirty(&mut self) -> BTreeSet<ServiceKey> {
+        std::mem::take(&mut self.dirty)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(json: serde_json::Value) -> Arc<Object> {
+        Arc::new(serde_json::from_value(json).unwrap())
+    }
+
+    fn service(name: &str, port: u16, rev: u64) -> Arc<Object> {
+        object(serde_json::json!({"apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": name, "namespace": "default", "resourceVersion": rev.to_string()},
+            "spec": {"clusterIP": "10.96.0.9", "ports": [{"port": port}]}, "status": {"seen": rev}}))
+    }
+
+    fn slice(name: &str, service: &str) -> Arc<Object> {
+        object(serde_json::json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"name": name, "namespace": "default", "resourceVersion": "9", "labels": {SERVICE_LABEL: service}},
+            "endpoints": []}))
+    }
+
+    fn key(name: &str) -> ServiceKey {
+        ("default".into(), name.into())
+    }
+
+    #[test]
+    fn a_status_change_moves_the_revision_and_touches_nothing() {
+        let mut world = World::default();
+        world.reset_services(Revision(3), &[service("web", 80, 3)]);
+        assert_eq!(world.take_dirty(), BTreeSet::from([key("web")]));
+        world.service_event(EventType::Modified, &service("web", 80, 4));
+        assert_eq!((world.take_dirty().len(), world.services_seen), (0, Revision(4)));
+        world.service_event(EventType::Modified, &service("web", 81, 5));
+        assert_eq!(world.take_dirty(), BTreeSet::from([key("web")]));
+    }
+
+    #[test]
+    fn a_slice_that_moves_or_goes_touches_both_services() {
+        let mut world = World::default();
+        world.reset_slices(Revision(1), &[slice("web-1", "web")]);
+        world.take_dirty();
+        world.slice_event(EventType::Modified, &slice("web-1", "api"));
+        assert_eq!(world.take_dirty(), BTreeSet::from([key("api"), key("web")]));
+        world.reset_slices(Revision(20), &[]);
+        assert_eq!(world.take_dirty(), BTreeSet::from([key("api")]));
+    }
+
+    #[test]
+    fn a_new_list_drops_what_it_lacks() {
+        let mut world = World::default();
+        assert!(!world.is_complete());
+        world.reset_services(Revision(1), &[service("web", 80, 1), service("api", 80, 1)]);
+        world.reset_slices(Revision(1), &[]);
+        assert!(world.is_complete());
+        world.take_dirty();
+        world.reset_services(Revision(8), &[service("web", 80, 1)]);
+        assert_eq!(world.take_dirty(), BTreeSet::from([key("api")]));
+        assert!(world.service(&key("api")).is_none());
+    }
+}
