@@ -31,3 +31,6 @@ pub struct AgentConfig {
     /// The cluster's DNS zone.
     pub cluster_domain: String,
 }
+
+/// Where the agent's own API listens, on the node's address.
+pub const API_PORT: u16 = 10250;
