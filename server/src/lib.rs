@@ -1,3 +1,4 @@
 //! The control plane: objects in a store, served in the Kubernetes wire format, and the controllers that derive more of them.
 
+pub mod cache;
 pub mod store;

@@ -1,5 +1,11 @@
 //! Where objects live. An engine keeps bytes under keys and makes each transaction atomic and durable; it knows no kinds.
 
+pub mod memory;
+pub mod sled_engine;
+
+#[cfg(test)]
+mod contract;
+
 use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc};
 
 use bytes::Bytes;

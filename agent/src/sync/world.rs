@@ -174,9 +174,11 @@ mod tests {
     }
 
     fn slice(name: &str, service: &str) -> Arc<Object> {
-        object(serde_json::json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        object(
+            serde_json::json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
             "metadata": {"name": name, "namespace": "default", "resourceVersion": "9", "labels": {SERVICE_LABEL: service}},
-            "endpoints": []}))
+            "endpoints": []}),
+        )
     }
 
     fn key(name: &str) -> ServiceKey {

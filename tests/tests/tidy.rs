@@ -1,0 +1,109 @@
+//! The house rules that no compiler knows: who may import whom, where `unsafe` lives, how files are named.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::case_sensitive_file_extension_comparisons,
+    reason = "a test walking its own sources"
+)]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// Every Rust source file of the workspace as (path from the top, text).
+fn sources() -> Vec<(String, String)> {
+    let mut out = Vec::new();
+    for room in ["proto", "server", "agent", "cli", "tests"] {
+        collect(&root().join(room), room, &mut out);
+    }
+    assert!(out.len() > 10, "found {} files: the walk is broken", out.len());
+    out
+}
+
+fn collect(dir: &Path, shown: &str, out: &mut Vec<(String, String)>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let entry = entry.unwrap();
+        let shown = format!("{shown}/{}", entry.file_name().to_string_lossy());
+        if entry.file_type().unwrap().is_dir() {
+            if entry.file_name() != "target" {
+                collect(&entry.path(), &shown, out);
+            }
+        } else if shown.ends_with(".rs") {
+            out.push((shown, fs::read_to_string(entry.path()).unwrap()));
+        }
+    }
+}
+
+/// Lines of code (no comments) in files under `prefix` that hold one of `words`, as `file:line: text`.
+fn offences(prefix: &str, except: &[&str], words: &[&str]) -> Vec<String> {
+    sources()
+        .iter()
+        .filter(|(path, _)| path.starts_with(prefix) && !except.iter().any(|e| path.starts_with(e)))
+        .flat_map(|(path, text)| {
+            text.lines()
+                .enumerate()
+                .filter(|(_, line)| {
+                    let code = line.split("//").next().unwrap_or("");
+                    words.iter().any(|w| code.contains(w))
+                })
+                .map(move |(n, line)| format!("{path}:{}: {}", n + 1, line.trim()))
+        })
+        .collect()
+}
+
+fn assert_none(rule: &str, offences: &[String]) {
+    assert!(offences.is_empty(), "{rule}\n{}", offences.join("\n"));
+}
+
+#[test]
+fn the_planner_is_pure() {
+    let words = [
+        "tokio",
+        "nix::",
+        "libc::",
+        "std::fs",
+        "std::process",
+        "std::time",
+        "std::env",
+        "crate::nft",
+        "crate::net",
+    ];
+    assert_none("agent::plan takes values and returns values", &offences("agent/src/plan", &[], &words));
+}
+
+#[test]
+fn each_engine_and_framework_has_its_room() {
+    assert_none("only server::store knows sled", &offences("server/src", &["server/src/store"], &["sled::"]));
+    let edge = ["server/src/http", "server/src/tls", "server/src/proxy", "server/src/run"];
+    assert_none("only the HTTP edge knows axum", &offences("server/src", &edge, &["axum::"]));
+    let below = ["crate::http", "axum::"];
+    assert_none("the registry does not know the edge", &offences("server/src/registry", &[], &below));
+    let writer = ["crate::store", "crate::http"];
+    assert_none("controllers write through the registry", &offences("server/src/controllers", &[], &writer));
+}
+
+#[test]
+fn the_kernel_modules_do_not_know_the_planner_or_the_loops() {
+    for room in ["net", "conntrack", "dns"] {
+        let found = offences(&format!("agent/src/{room}"), &[], &["crate::sync", "crate::runtime"]);
+        assert_none("kernel modules know their model and sys only", &found);
+    }
+}
+
+#[test]
+fn files_have_telling_names_and_a_bearable_size() {
+    for (path, text) in sources() {
+        let stem = Path::new(&path).file_stem().unwrap().to_string_lossy().into_owned();
+        assert!(
+            !["utils", "helpers", "common", "misc", "mod"].contains(&stem.as_str()),
+            "{path}: no file has that name"
+        );
+        let lines = text.lines().count();
+        assert!(lines <= 800, "{path}: {lines} lines; split it (aim at 300)");
+    }
+}
