@@ -1,1 +1,260 @@
 //! A typed client on reqwest, kubeconfig files and informers.
+
+mod error;
+mod exec;
+pub mod informer;
+pub mod kubeconfig;
+mod request;
+mod tls;
+
+use std::{fmt::Write as _, time::Duration};
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use reqwest::{Method, header::CONTENT_TYPE};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+pub use self::{
+    error::ClientError,
+    exec::{ExecStream, SUBPROTOCOL},
+    informer::{Informer, InformerEvent},
+    kubeconfig::Kubeconfig,
+    request::{ListParams, PatchKind, query},
+};
+use crate::{
+    names::{NodeName, Revision},
+    object::Object,
+    path::Target,
+    report::{NodeReport, ReportAnswer},
+    status::ApiError,
+    table::Table,
+    watch::{EventType, WatchEvent},
+};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+const TABLE_ACCEPT: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
+
+/// A connection to one API server; clones share its connections.
+#[derive(Clone, Debug)]
+pub struct Client {
+    server: String,
+    http: reqwest::Client,
+    /// Upgrades need HTTP/1.1.
+    http1: reqwest::Client,
+}
+
+impl Client {
+    /// A client for the current context of a kubeconfig.
+    pub fn from_kubeconfig(config: &Kubeconfig) -> Result<Self, ClientError> {
+        let access = config.access()?;
+        let build = |alpn: &[&[u8]]| {
+            reqwest::Client::builder()
+                .tls_backend_preconfigured(tls::client_config(&access, alpn)?)
+                .no_proxy()
+                .connect_timeout(CONNECT_TIMEOUT)
+                .tcp_nodelay(true)
+                .http2_keep_alive_interval(KEEP_ALIVE)
+                .http2_keep_alive_timeout(KEEP_ALIVE)
+                .build()
+                .map_err(|e| ClientError::Tls(error::chain(&e)))
+        };
+        Ok(Client {
+            server: access.server.clone(),
+            http: build(&[b"h2", b"http/1.1"])?,
+            http1: build(&[b"http/1.1"])?,
+        })
+    }
+
+    /// The server's URL, without a slash at its end.
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
+    /// One object.
+    pub async fn get(&self, target: &Target) -> Result<Object, ClientError> {
+        self.json(Method::GET, &target.to_string(), None).await
+    }
+
+    /// A collection, and the revision it was read at.
+    pub async fn list(
+        &self,
+        target: &Target,
+        params: &ListParams,
+    ) -> Result<(Revision, Vec<Object>), ClientError> {
+        let path = format!("{target}{}", params.query(&[]));
+        let mut list: Object = self.json(Method::GET, &path, None).await?;
+        let revision = list.revision().ok_or_else(|| {
+            ClientError::Decode(format!("the list {path} has no metadata.resourceVersion that is a number"))
+        })?;
+        let Some(Value::Array(items)) = list.0.remove("items") else {
+            return Err(ClientError::Decode(format!("the list {path} has no array \"items\"")));
+        };
+        let items = items
+            .into_iter()
+            .map(|item| match item {
+                Value::Object(map) => {
+                    let mut object = Object(map);
+                    object.0.entry("apiVersion").or_insert_with(|| target.resource.api_version().into());
+                    object.0.entry("kind").or_insert_with(|| target.resource.kind.into());
+                    Ok(object)
+                }
+                _ => Err(ClientError::Decode(format!("an item of the list {path} is no object"))),
+            })
+            .collect::<Result<_, _>>()?;
+        Ok((revision, items))
+    }
+
+    /// Creates an object in a collection (or through a subresource such as `binding`).
+    pub async fn create(
+        &self,
+        target: &Target,
+        object: &Object,
+        dry_run: bool,
+    ) -> Result<Object, ClientError> {
+        let query = if dry_run { "?dryRun=All" } else { "" };
+        self.json(Method::POST, &format!("{target}{query}"), Some(&Value::Object(object.0.clone()))).await
+    }
+
+    /// Replaces an object; its resourceVersion, if set, is an optimistic lock.
+    pub async fn update(&self, target: &Target, object: &Object) -> Result<Object, ClientError> {
+        self.json(Method::PUT, &target.to_string(), Some(&Value::Object(object.0.clone()))).await
+    }
+
+    /// Changes an object.
+    pub async fn patch(
+        &self,
+        target: &Target,
+        kind: PatchKind,
+        patch: &Value,
+    ) -> Result<Object, ClientError> {
+        let request = self
+            .http
+            .patch(self.url(&target.to_string()))
+            .header(CONTENT_TYPE, kind.content_type())
+            .body(patch.to_string());
+        self.decode(request.timeout(REQUEST_TIMEOUT)).await
+    }
+
+    /// Deletes an object with DeleteOptions (`{}` for none); answers the object or a Status.
+    pub async fn delete(&self, target: &Target, options: &Value) -> Result<Value, ClientError> {
+        self.json(Method::DELETE, &target.to_string(), Some(options)).await
+    }
+
+    /// A collection or an object as rows; each row carries its whole object.
+    pub async fn table(&self, target: &Target, params: &ListParams) -> Result<Table, ClientError> {
+        let url = self.url(&format!("{target}{}", params.query(&[("includeObject", "Object")])));
+        let request = self.http.get(url).header(reqwest::header::ACCEPT, TABLE_ACCEPT);
+        self.decode(request.timeout(REQUEST_TIMEOUT)).await
+    }
+
+    /// Any request with a JSON answer.
+    pub async fn raw(
+        &self,
+        method: Method,
+        path_and_query: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, ClientError> {
+        self.json(method, path_and_query, body).await
+    }
+
+    /// Tells the server how far a node has come.
+    pub async fn post_report(
+        &self,
+        node: &NodeName,
+        report: &NodeReport,
+    ) -> Result<ReportAnswer, ClientError> {
+        let path = format!("/apis/minisvc.io/v1/nodes/{node}/report");
+        let request = self.http.post(self.url(&path)).json(report);
+        self.decode(request.timeout(crate::report::NODE_SILENCE_LIMIT)).await
+    }
+
+    /// The changes of a collection after a revision. A 410 in the stream becomes an error; the stream ends with it.
+    pub async fn watch(
+        &self,
+        target: &Target,
+        params: &ListParams,
+        since: Revision,
+    ) -> Result<impl Stream<Item = Result<WatchEvent, ClientError>> + Send + Unpin + use<>, ClientError> {
+        let since = since.to_string();
+        let query =
+            params.query(&[("watch", "true"), ("allowWatchBookmarks", "true"), ("resourceVersion", &since)]);
+        let bytes = self.stream(&format!("{target}{query}")).await?;
+        Ok(request::lines(bytes).map(|line| {
+            let event: WatchEvent = serde_json::from_slice(&line?)
+                .map_err(|e| ClientError::Decode(format!("a watch event is not readable: {e}")))?;
+            if event.kind == EventType::Error {
+                let status: ApiError = event
+                    .object
+                    .typed()
+                    .map_err(|e| ClientError::Decode(format!("a watch's error is not readable: {e}")))?;
+                return Err(ClientError::Api(status));
+            }
+            Ok(event)
+        }))
+    }
+
+    /// An answer's bytes as they come: logs.
+    pub async fn stream(
+        &self,
+        path_and_query: &str,
+    ) -> Result<impl Stream<Item = Result<Bytes, ClientError>> + Send + Unpin + use<>, ClientError> {
+        let answer = self.send(self.http.get(self.url(path_and_query))).await?;
+        let server = self.server.clone();
+        let bytes = answer.bytes_stream().map(move |b| b.map_err(|e| ClientError::transport(&server, &e)));
+        Ok(Box::pin(bytes))
+    }
+
+    /// A WebSocket to an exec path, speaking v5.channel.k8s.io.
+    pub async fn exec(&self, path_and_query: &str) -> Result<ExecStream, ClientError> {
+        exec::connect(self, path_and_query).await
+    }
+
+    async fn json<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path_and_query: &str,
+        body: Option<&Value>,
+    ) -> Result<T, ClientError> {
+        let mut request = self.http.request(method, self.url(path_and_query)).timeout(REQUEST_TIMEOUT);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        self.decode(request).await
+    }
+
+    async fn decode<T: DeserializeOwned>(&self, request: reqwest::RequestBuilder) -> Result<T, ClientError> {
+        let answer = self.send(request).await?;
+        let path = answer.url().path().to_owned();
+        let body = answer.bytes().await.map_err(|e| ClientError::transport(&self.server, &e))?;
+        serde_json::from_slice(&body)
+            .map_err(|e| ClientError::Decode(format!("the server's answer to {path} is not readable: {e}")))
+    }
+
+    /// Sends, and turns every answer that is not a success into an error.
+    async fn send(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, ClientError> {
+        let answer = request.send().await.map_err(|e| ClientError::transport(&self.server, &e))?;
+        if answer.status().is_success() || answer.status() == reqwest::StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(answer);
+        }
+        let status = answer.status();
+        let path = answer.url().path().to_owned();
+        let body = answer.bytes().await.unwrap_or_default();
+        Err(match serde_json::from_slice::<ApiError>(&body) {
+            Ok(error) => ClientError::Api(error),
+            Err(_) => {
+                let mut message = format!("the server answered {status} to {path}");
+                if let Some(line) = String::from_utf8_lossy(&body).lines().find(|l| !l.is_empty()) {
+                    let _ = write!(message, ": {line}");
+                }
+                ClientError::Decode(message)
+            }
+        })
+    }
+
+    fn url(&self, path_and_query: &str) -> String {
+        format!("{}{path_and_query}", self.server)
+    }
+}
