@@ -243,22 +243,19 @@ impl State {
             return;
         };
         let objects = self.objects.entry(key.resource).or_default();
-        let (kind, entry, previous) = match change.value {
-            Some(value) => {
-                let Some(entry) = decode(&value, revision) else {
-                    tracing::error!(key = %change.key, "a value that is no object was committed");
-                    return;
-                };
-                let previous = objects.insert(place(&key), entry.clone());
-                let kind = if previous.is_some() { EventType::Modified } else { EventType::Added };
-                (kind, entry, previous)
-            }
-            None => {
-                let Some(previous) = objects.remove(&place(&key)) else { return };
-                let mut last = (*previous.object).clone();
-                last.set_revision(revision);
-                (EventType::Deleted, Entry { revision, object: Arc::new(last) }, Some(previous))
-            }
+        let (kind, entry, previous) = if let Some(value) = change.value {
+            let Some(entry) = decode(&value, revision) else {
+                tracing::error!(key = %change.key, "a value that is no object was committed");
+                return;
+            };
+            let previous = objects.insert(place(&key), entry.clone());
+            let kind = if previous.is_some() { EventType::Modified } else { EventType::Added };
+            (kind, entry, previous)
+        } else {
+            let Some(previous) = objects.remove(&place(&key)) else { return };
+            let mut last = (*previous.object).clone();
+            last.set_revision(revision);
+            (EventType::Deleted, Entry { revision, object: Arc::new(last) }, Some(previous))
         };
         self.ring.push_back(Arc::new(Event { revision, kind, key, entry, previous }));
         while self.ring.len() > RING
