@@ -1,4 +1,5 @@
 //! The control plane: objects in a store, served in the Kubernetes wire format, and the controllers that derive more of them.
 
+pub mod alloc;
 pub mod cache;
 pub mod store;
