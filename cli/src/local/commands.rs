@@ -1,0 +1,281 @@
+//! `up` and `down` as the user sees them.
+
+use std::{
+    fs,
+    io::Write,
+    path::PathBuf,
+    process::{Child, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use nix::sys::signal::{SigSet, Signal, kill};
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+use super::{
+    api::{Api, ready_nodes},
+    args::{DownArgs, Stage, UpArgs},
+    keeper,
+    paths::{Paths, create_private},
+    relay,
+    report::{self, Line},
+    room,
+    state::{State, try_lock, write_private},
+};
+
+const READY: Duration = Duration::from_mins(1);
+const GONE: Duration = Duration::from_secs(15);
+const POLL: Duration = Duration::from_millis(10);
+
+/// Starts a cluster; or, in the processes that it starts, is one of them.
+pub fn up(args: UpArgs) -> anyhow::Result<()> {
+    let mut paths = Paths::of(&args.name, args.data_dir.as_deref())?;
+    if let (Some(run), Some(log)) = (&args.run_dir, &args.log_dir) {
+        (paths.run, paths.log) = (run.clone(), log.clone());
+    }
+    let Some(stage) = args.stage else {
+        paths.create()?;
+        return start(&args, &paths);
+    };
+    // The mask of the process that started us is not ours.
+    SigSet::empty().thread_set_mask()?;
+    let result = match stage {
+        Stage::Probe => match args.room_pid {
+            None => probe_room(&args, &paths),
+            Some(_) => room::probe(),
+        },
+        Stage::Keeper => keeper::run(&args, &paths),
+        Stage::Room => room::run(&args, &paths),
+        Stage::Relay => relay::run(&args, &paths),
+    };
+    if let Err(e) = &result {
+        report::send(&Line::Failed(format!("{e:#}")));
+    }
+    result
+}
+
+/// Tries the whole chain in two processes that are thrown away.
+fn probe_room(args: &UpArgs, paths: &Paths) -> anyhow::Result<()> {
+    keeper::isolate()?;
+    // The first process of the new process-id namespace.
+    let status = keeper::stage(args, paths, Stage::Probe, &["--room-pid", "1"])?.status()?;
+    if status.success() { Ok(()) } else { bail!("see above") }
+}
+
+fn probe(args: &UpArgs, paths: &Paths) -> anyhow::Result<()> {
+    let output = keeper::stage(args, paths, Stage::Probe, &[])?.stdin(Stdio::null()).output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&output.stdout);
+    let why =
+        text.lines().find_map(|l| l.strip_prefix("failed ")).unwrap_or("the probe ended without a word");
+    let read = |file: &str| fs::read_to_string(file).map(|s| s.trim().to_owned()).unwrap_or_default();
+    let advice = if nix::unistd::geteuid().is_root() {
+        "give this container or service CAP_SYS_ADMIN and CAP_NET_ADMIN, or run on the machine itself"
+    } else if read("/proc/sys/kernel/unprivileged_userns_clone") == "0" {
+        "allow it with `sysctl kernel.unprivileged_userns_clone=1`, or run as root"
+    } else if read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1" {
+        "allow it with `sysctl kernel.apparmor_restrict_unprivileged_userns=0`, or run as root"
+    } else if read("/proc/sys/user/max_user_namespaces") == "0" {
+        "allow it with `sysctl user.max_user_namespaces=10000`, or run as root"
+    } else {
+        "run as root, or on a machine or in a container that allows user namespaces"
+    };
+    bail!("this machine refuses what a cluster needs ({why}): {advice}")
+}
+
+fn start(args: &UpArgs, paths: &Paths) -> anyhow::Result<()> {
+    if try_lock(paths)?.is_some() {
+        // Nobody runs, so it is worth trying; the keeper takes the lock for good.
+        probe(args, paths)?;
+    }
+    let began = Instant::now();
+    let mut command = keeper::stage(args, paths, Stage::Keeper, &[])?;
+    command.stdout(Stdio::piped());
+    command.stdin(if args.detach { Stdio::null() } else { Stdio::piped() });
+    let mut keeper = command.spawn().context("cannot start the keeper")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let result = runtime.block_on(watch(args, paths, &mut keeper, began));
+    if result.is_err() || !args.detach {
+        // The end of its standard input, or this signal, ends the keeper and with it everything.
+        drop(keeper.stdin.take());
+        if let Ok(pid) = i32::try_from(keeper.id()) {
+            let _ = kill(nix::unistd::Pid::from_raw(pid), Signal::SIGTERM);
+        }
+        keeper.wait()?;
+        if result.is_ok() {
+            print(&format!("cluster \"{}\" is down; `up` brings its objects back", args.name))?;
+        }
+    }
+    result
+}
+
+async fn watch(args: &UpArgs, paths: &Paths, keeper: &mut Child, began: Instant) -> anyhow::Result<()> {
+    let out = keeper.stdout.take().context("the keeper has no output")?;
+    let out = tokio::net::unix::pipe::Receiver::from_owned_fd(out.into())?;
+    let mut lines = BufReader::new(out).lines();
+    let told = |text: &str| print(&format!("{:>6.2}s  {text}", began.elapsed().as_secs_f64()));
+    let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let mut next = async || match lines.next_line().await? {
+        Some(line) => Ok(report::parse(&line)),
+        None => bail!("the keeper ended; logs are in {}", paths.log.display()),
+    };
+    loop {
+        tokio::select! {
+            line = next() => match line? {
+                Line::Say(text) => told(&text)?,
+                Line::Failed(text) => bail!("{text}"),
+                Line::Started => break,
+            },
+            _ = interrupt.recv() => return Ok(()),
+            _ = terminate.recv() => return Ok(()),
+        }
+    }
+    let ready = all_ready(args, paths, &told);
+    tokio::pin!(ready);
+    loop {
+        tokio::select! {
+            result = &mut ready => { result?; break }
+            line = next() => match line? {
+                Line::Say(text) => told(&text)?,
+                Line::Failed(text) => bail!("{text}"),
+                Line::Started => {}
+            },
+            _ = interrupt.recv() => return Ok(()),
+            _ = terminate.recv() => return Ok(()),
+        }
+    }
+    let config = config_path()?;
+    if let Some(dir) = config.parent().filter(|d| !d.as_os_str().is_empty()) {
+        create_private(dir).with_context(|| format!("cannot make the directory {}", dir.display()))?;
+    }
+    write_private(&config, &fs::read(paths.admin_config())?)?;
+    hints(args, &config)?;
+    if args.detach {
+        return Ok(());
+    }
+    print("Ctrl-C ends the cluster.")?;
+    loop {
+        tokio::select! {
+            line = next() => match line? {
+                Line::Say(text) => told(&text)?,
+                Line::Failed(text) => bail!("{text}"),
+                Line::Started => {}
+            },
+            _ = interrupt.recv() => return Ok(()),
+            _ = terminate.recv() => return Ok(()),
+        }
+    }
+}
+
+/// Waits until every node is Ready, and names each as it comes.
+async fn all_ready(
+    args: &UpArgs,
+    paths: &Paths,
+    told: &impl Fn(&str) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let api = Api::from_kubeconfig(&paths.admin_config())?;
+    let mut seen = std::collections::BTreeSet::new();
+    let wait = async {
+        loop {
+            // The relay may be a moment behind the server.
+            if let Ok(list) = api.request(reqwest::Method::GET, "/api/v1/nodes", None).await {
+                let items = list.get("items").and_then(serde_json::Value::as_array);
+                for (name, ip) in ready_nodes(items.map(Vec::as_slice).unwrap_or_default()) {
+                    if seen.insert(name.clone()) {
+                        told(&format!("{name} Ready ({ip})"))?;
+                    }
+                }
+            }
+            if seen.len() >= usize::from(args.nodes) {
+                return Ok(());
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    if let Ok(result) = tokio::time::timeout(READY, wait).await {
+        return result;
+    }
+    let late: Vec<_> = (1..=args.nodes).map(|i| format!("node-{i}")).filter(|n| !seen.contains(n)).collect();
+    bail!("not Ready within {READY:?}: {}; logs are in {}", late.join(", "), paths.log.display())
+}
+
+fn hints(args: &UpArgs, config: &std::path::Path) -> anyhow::Result<()> {
+    let me = super::own_binary()?;
+    let me = me.display();
+    print(&format!(
+        "\nCluster \"{}\" is ready; its API is https://127.0.0.1:{}, its credentials are in {}. Try:\n\
+         \x20 {me} create deployment hello --replicas 4 -- minisvc echo --port 8080\n\
+         \x20 {me} create service nodeport hello --tcp=80:8080\n\
+         \x20 {me} get nodes,pods,services,endpointslices -o wide\n\
+         \x20 {me} down --name {}",
+        args.name,
+        args.api_port,
+        config.display(),
+        args.name
+    ))
+}
+
+/// Stops a cluster and waits until nothing of it is left.
+pub fn down(args: DownArgs) -> anyhow::Result<()> {
+    let paths = Paths::of(&args.name, args.data_dir.as_deref())?;
+    let known = paths.run.is_dir();
+    if known {
+        stop(&args.name, &paths)?;
+    } else {
+        print(&format!("cluster \"{}\" does not run", args.name))?;
+    }
+    if args.purge {
+        for dir in [&paths.data, &paths.log, &paths.run] {
+            match fs::remove_dir_all(dir) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(e).with_context(|| format!("cannot remove {}", dir.display()));
+                }
+                _ => {}
+            }
+        }
+        print(&format!("the data of cluster \"{}\" is removed", args.name))?;
+    }
+    Ok(())
+}
+
+fn stop(name: &str, paths: &Paths) -> anyhow::Result<()> {
+    let end = Instant::now() + GONE;
+    let mut ran = false;
+    loop {
+        if try_lock(paths)?.is_some() {
+            let _ = fs::remove_file(paths.state());
+            let how = if ran { "is down" } else { "does not run" };
+            return print(&format!("cluster \"{name}\" {how}"));
+        }
+        // Asked once; between the lock and the state file there is a moment without an answer.
+        if let Some(state) = State::read(paths).filter(|s| !ran && s.alive()) {
+            kill(nix::unistd::Pid::from_raw(state.pid), Signal::SIGTERM)
+                .with_context(|| format!("process {} cannot be asked to end", state.pid))?;
+            ran = true;
+        }
+        if Instant::now() > end {
+            bail!("cluster \"{name}\" did not end within {GONE:?}; logs are in {}", paths.log.display());
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+/// Where every other command looks for the kubeconfig.
+fn config_path() -> anyhow::Result<PathBuf> {
+    let env = |key: &str| std::env::var_os(key).filter(|v| !v.is_empty()).map(PathBuf::from);
+    env("MINISVC_CONFIG")
+        .or_else(|| env("XDG_CONFIG_HOME").map(|d| d.join("minisvc/config")))
+        .or_else(|| env("HOME").map(|d| d.join(".config/minisvc/config")))
+        .context("no place for the kubeconfig: set MINISVC_CONFIG, XDG_CONFIG_HOME or HOME")
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    match writeln!(std::io::stdout().lock(), "{text}") {
+        // Nobody reads any more: that is no reason to end a cluster.
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}

@@ -1,0 +1,133 @@
+//! The relay: stands in this machine's network, holds the listening sockets there, and speaks to the room through sockets that
+//! one of its threads opens inside the room's network. A socket belongs to the network in which it was made, for good.
+
+mod dns;
+mod doors;
+mod services;
+mod tcp;
+mod udp;
+
+use std::{
+    fs::File,
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    os::fd::OwnedFd,
+    sync::{Arc, RwLock, mpsc},
+};
+
+use anyhow::{Context, anyhow};
+use nix::{
+    sched::{CloneFlags, setns},
+    sys::socket::{AddressFamily, SockFlag, SockType, socket},
+};
+use tokio::{net::TcpStream, sync::oneshot};
+
+use super::{args::UpArgs, lan, paths::Paths};
+
+/// Runs the relay until it is killed with the room.
+pub fn run(args: &UpArgs, paths: &Paths) -> anyhow::Result<()> {
+    let pid = args.room_pid.context("--room-pid is missing")?;
+    let netns = File::open(format!("/proc/{pid}/ns/net")).context("the room's network cannot be opened")?;
+    let room = RoomSockets::open(netns)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let api = Targets::fixed(SocketAddr::new(lan::SERVER.into(), super::SERVER_PORT));
+        let _api = doors::Door::open(doors::Protocol::Tcp, args.api_port, room.clone(), api)
+            .await
+            .with_context(|| format!("the API's port {} on 127.0.0.1", args.api_port))?;
+        tokio::spawn(dns::serve(room.clone()));
+        services::follow(paths, room).await
+    })
+}
+
+/// Makes sockets inside the room's network.
+#[derive(Clone)]
+pub struct RoomSockets(mpsc::Sender<Request>);
+
+struct Request {
+    kind: SockType,
+    answer: oneshot::Sender<io::Result<OwnedFd>>,
+}
+
+impl RoomSockets {
+    fn open(netns: File) -> anyhow::Result<Self> {
+        let (sender, requests) = mpsc::channel::<Request>();
+        let (entered, result) = mpsc::channel();
+        std::thread::Builder::new().name("room-sockets".into()).spawn(move || {
+            let inside = setns(&netns, CloneFlags::CLONE_NEWNET);
+            if entered.send(inside).is_err() || inside.is_err() {
+                return;
+            }
+            let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+            for Request { kind, answer } in requests {
+                // Who asked may have given up; then the socket closes here.
+                let _ = answer.send(socket(AddressFamily::Inet, kind, flags, None).map_err(io::Error::from));
+            }
+        })?;
+        result.recv()?.context("the room's network cannot be entered")?;
+        Ok(RoomSockets(sender))
+    }
+
+    async fn socket(&self, kind: SockType) -> io::Result<OwnedFd> {
+        let (answer, result) = oneshot::channel();
+        self.0.send(Request { kind, answer }).map_err(|_| io::Error::other("the room's thread ended"))?;
+        result.await.map_err(|_| io::Error::other("the room's thread ended"))?
+    }
+
+    /// An unconnected TCP socket in the room.
+    pub async fn tcp(&self) -> io::Result<tokio::net::TcpSocket> {
+        let stream = std::net::TcpStream::from(self.socket(SockType::Stream).await?);
+        Ok(tokio::net::TcpSocket::from_std_stream(stream))
+    }
+
+    /// A TCP connection in the room.
+    pub async fn connect(&self, to: SocketAddr) -> io::Result<TcpStream> {
+        self.tcp().await?.connect(to).await
+    }
+
+    /// A UDP socket in the room.
+    pub async fn udp(&self, bind: SocketAddr) -> io::Result<tokio::net::UdpSocket> {
+        let fd = self.socket(SockType::Datagram).await?;
+        let address = match bind {
+            SocketAddr::V4(a) => nix::sys::socket::SockaddrIn::from(a),
+            SocketAddr::V6(_) => return Err(io::Error::from(io::ErrorKind::Unsupported)),
+        };
+        nix::sys::socket::bind(std::os::fd::AsRawFd::as_raw_fd(&fd), &address)?;
+        tokio::net::UdpSocket::from_std(std::net::UdpSocket::from(fd))
+    }
+}
+
+/// Who serves: the API server, or the nodes that are ready now.
+#[derive(Clone, Debug)]
+pub enum Targets {
+    /// Always the same address.
+    Fixed(SocketAddr),
+    /// Any ready node, at this port.
+    Nodes(Arc<RwLock<Vec<Ipv4Addr>>>, u16),
+}
+
+impl Targets {
+    fn fixed(address: SocketAddr) -> Self {
+        Targets::Fixed(address)
+    }
+
+    /// The addresses in the order in which to try them: at random, so that every node gets its share.
+    pub fn in_random_order(&self) -> Vec<SocketAddr> {
+        match self {
+            Targets::Fixed(address) => vec![*address],
+            Targets::Nodes(nodes, port) => {
+                use rand::seq::SliceRandom;
+                let nodes = nodes.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let mut list: Vec<_> =
+                    nodes.iter().map(|ip| SocketAddr::new(IpAddr::V4(*ip), *port)).collect();
+                list.shuffle(&mut rand::rng());
+                list
+            }
+        }
+    }
+}
+
+/// What is said when no target can be had.
+pub fn no_target() -> io::Error {
+    io::Error::other(anyhow!("no node is ready"))
+}

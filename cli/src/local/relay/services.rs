@@ -1,0 +1,174 @@
+//! Which doors stand open: one for every nodePort of every service.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::Ipv4Addr,
+    sync::{Arc, RwLock},
+    time::Duration,
+};
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::{
+    RoomSockets, Targets,
+    doors::{Door, Protocol},
+};
+use crate::local::{
+    api::{Api, ready_nodes},
+    paths::Paths,
+    report::say,
+};
+
+/// Between two attempts to reach the server, and to open a door that was taken.
+const AGAIN: Duration = Duration::from_millis(200);
+const TAKEN_AGAIN: Duration = Duration::from_secs(5);
+
+type Key = (Protocol, u16);
+type Owner = (String, String, String);
+
+/// Follows nodes and services for ever.
+pub async fn follow(paths: &Paths, room: RoomSockets) -> anyhow::Result<()> {
+    // The room writes the administrator's credentials when the server is up.
+    let api = loop {
+        match Api::from_kubeconfig(&paths.admin_config()) {
+            Ok(api) => break api,
+            Err(_) if !paths.admin_config().exists() => tokio::time::sleep(AGAIN / 20).await,
+            Err(e) => return Err(e),
+        }
+    };
+    let ready: Arc<RwLock<Vec<Ipv4Addr>>> = Arc::default();
+    let nodes = async {
+        loop {
+            let result = api
+                .follow("/api/v1/nodes", async |nodes| {
+                    let list = ready_nodes(nodes).into_iter().map(|(_, ip)| ip).collect();
+                    *ready.write().unwrap_or_else(std::sync::PoisonError::into_inner) = list;
+                })
+                .await;
+            log_end("nodes", result);
+            tokio::time::sleep(AGAIN).await;
+        }
+    };
+    let wanted = tokio::sync::watch::Sender::new(BTreeMap::new());
+    let services = async {
+        loop {
+            let result = api
+                .follow("/api/v1/services", async |services| {
+                    wanted.send_replace(wanted_doors(services));
+                })
+                .await;
+            log_end("services", result);
+            tokio::time::sleep(AGAIN).await;
+        }
+    };
+    tokio::join!(nodes, services, keep_doors(&api, room, ready.clone(), wanted.subscribe()));
+    Ok(())
+}
+
+/// The server is away for a moment: what was learnt stays true meanwhile.
+fn log_end(what: &str, result: anyhow::Result<()>) {
+    if let Err(e) = result {
+        tracing::info!("the watch of {what} ended: {e:#}");
+    }
+}
+
+async fn keep_doors(
+    api: &Api,
+    room: RoomSockets,
+    ready: Arc<RwLock<Vec<Ipv4Addr>>>,
+    mut wanted: tokio::sync::watch::Receiver<BTreeMap<Key, Owner>>,
+) {
+    let mut open: HashMap<Key, Door> = HashMap::new();
+    let mut told: HashMap<Key, Owner> = HashMap::new();
+    loop {
+        let now = wanted.borrow_and_update().clone();
+        open.retain(|key, _| now.contains_key(key));
+        told.retain(|key, owner| now.get(key) == Some(owner));
+        for (key, owner) in &now {
+            if open.contains_key(key) {
+                continue;
+            }
+            let (protocol, port) = *key;
+            match Door::open(protocol, port, room.clone(), Targets::Nodes(ready.clone(), port)).await {
+                Ok(door) => {
+                    open.insert(*key, door);
+                    told.remove(key);
+                }
+                Err(e) if told.get(key) != Some(owner) => {
+                    let (namespace, name, _) = owner;
+                    let text = format!(
+                        "{protocol} port {port} of this machine cannot be had ({e}): {namespace}/{name} answers on the nodes only"
+                    );
+                    say(&text);
+                    tracing::warn!("{text}");
+                    if let Err(e) = event(api, owner, &text).await {
+                        tracing::warn!("no event could be written: {e:#}");
+                    }
+                    told.insert(*key, owner.clone());
+                }
+                Err(_) => {}
+            }
+        }
+        let retry = if told.is_empty() { None } else { Some(TAKEN_AGAIN) };
+        let changed = async {
+            match retry {
+                Some(after) => tokio::time::timeout(after, wanted.changed()).await.unwrap_or(Ok(())),
+                None => wanted.changed().await,
+            }
+        };
+        if changed.await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The nodePorts of all services, each with the namespace, name and uid of its owner.
+fn wanted_doors(services: &[Value]) -> BTreeMap<Key, Owner> {
+    let mut doors = BTreeMap::new();
+    for service in services {
+        let text = |pointer: &str| service.pointer(pointer).and_then(Value::as_str).unwrap_or("").to_owned();
+        let owner = (text("/metadata/namespace"), text("/metadata/name"), text("/metadata/uid"));
+        let ports = service.pointer("/spec/ports").and_then(Value::as_array).map(Vec::as_slice);
+        for port in ports.unwrap_or_default() {
+            let number = port.get("nodePort").and_then(Value::as_u64).and_then(|n| u16::try_from(n).ok());
+            let protocol = match port.get("protocol").and_then(Value::as_str) {
+                None | Some("TCP") => Protocol::Tcp,
+                Some("UDP") => Protocol::Udp,
+                Some(_) => continue,
+            };
+            if let Some(number) = number.filter(|n| *n > 0) {
+                doors.insert((protocol, number), owner.clone());
+            }
+        }
+    }
+    doors
+}
+
+async fn event(api: &Api, (namespace, name, uid): &Owner, message: &str) -> anyhow::Result<()> {
+    let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let event = json!({
+        "apiVersion": "v1", "kind": "Event",
+        "metadata": {"generateName": format!("{name}."), "namespace": namespace},
+        "involvedObject": {"apiVersion": "v1", "kind": "Service", "namespace": namespace, "name": name, "uid": uid},
+        "type": "Warning", "reason": "PortTaken", "message": message,
+        "source": {"component": "minisvc-relay"},
+        "firstTimestamp": now, "lastTimestamp": now, "count": 1,
+    });
+    api.request(Method::POST, &format!("/api/v1/namespaces/{namespace}/events"), Some(&event)).await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_node_port_is_a_door_and_nothing_else_is() {
+        let service = json!({"metadata": {"namespace": "d", "name": "s", "uid": "u"}, "spec": {"ports": [
+            {"port": 80, "nodePort": 30080}, {"port": 53, "nodePort": 30080, "protocol": "UDP"},
+            {"port": 81}, {"port": 82, "nodePort": 0}, {"port": 83, "nodePort": 30083, "protocol": "SCTP"}]}});
+        let doors = wanted_doors(&[service]);
+        assert_eq!(doors.keys().collect::<Vec<_>>(), [&(Protocol::Tcp, 30080), &(Protocol::Udp, 30080)]);
+    }
+}

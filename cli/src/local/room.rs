@@ -1,0 +1,167 @@
+//! The room: one process-id, mount, network, IPC and UTS namespace that holds the whole cluster. When its first process ends,
+//! the kernel ends everything in it.
+
+use std::{
+    fs,
+    io::Write,
+    net::{SocketAddr, TcpStream},
+    path::Path,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+    sys::{
+        prctl,
+        signal::{SigSet, Signal},
+    },
+};
+
+use super::{
+    args::UpArgs,
+    lan::{self, Machine},
+    paths::{Paths, create_private},
+    report::{Line, say, send},
+    state::write_private,
+    supervise::{Service, Supervisor, Turn},
+};
+
+const SERVER_START: Duration = Duration::from_secs(20);
+const STOP: Duration = Duration::from_secs(5);
+const CONNECT: Duration = Duration::from_millis(500);
+const RETRY: Duration = Duration::from_millis(10);
+
+/// The first process of the room: makes the namespaces, the LAN and the processes, and keeps them until standard input closes.
+pub fn run(args: &UpArgs, paths: &Paths) -> anyhow::Result<()> {
+    // The keeper's death is ours, and with ours the death of everything in the room.
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    enter(&args.name)?;
+    let mut places = vec![("server".to_owned(), lan::SERVER)];
+    places.extend((1..=args.nodes).map(|i| (format!("node-{i}"), lan::node_ip(i))));
+    let machines = lan::lay(&places)?;
+    let [server, nodes @ ..] = machines.as_slice() else { bail!("a LAN without a server") };
+    fs::write(paths.run.join("resolv.conf"), format!("nameserver {}\n", lan::ROOM))?;
+    // The relay is started by the keeper, on the other side of the wall, once there is a network to open sockets in.
+    say("room ready");
+
+    let mut supervisor = Supervisor::new()?;
+    let keeper = std::io::stdin();
+    supervisor.add(server_service(server, paths)?)?;
+    let target = SocketAddr::new(lan::SERVER.into(), super::SERVER_PORT);
+    let end = Instant::now() + SERVER_START;
+    while TcpStream::connect_timeout(&target, CONNECT).is_err() {
+        if supervisor.turn(&keeper, Some(RETRY))? == Turn::Closed {
+            return supervisor.stop(STOP);
+        }
+        let log = paths.log.join("server.log");
+        if supervisor.has_ended("server") {
+            bail!("the server ended at its start: {}", last_line(&log));
+        }
+        if Instant::now() > end {
+            bail!("the server did not answer within {SERVER_START:?}: {}", last_line(&log));
+        }
+    }
+    let api = format!("https://127.0.0.1:{}", args.api_port);
+    credentials(server, paths, &["--admin"], &api, &paths.admin_config())?;
+    say("server up");
+    for node in nodes {
+        supervisor.add(agent_service(node, server, paths)?)?;
+    }
+    send(&Line::Started);
+    while supervisor.turn(&keeper, None)? == Turn::Again {}
+    supervisor.stop(STOP)
+}
+
+/// Makes the namespaces that this process and all its children live in.
+fn enter(name: &str) -> anyhow::Result<()> {
+    unshare(
+        CloneFlags::CLONE_NEWNS
+            | CloneFlags::CLONE_NEWNET
+            | CloneFlags::CLONE_NEWIPC
+            | CloneFlags::CLONE_NEWUTS,
+    )
+    .context("the kernel refuses a mount, network, IPC or UTS namespace")?;
+    let none: Option<&str> = None;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).context("making mounts private")?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("proc"), "/proc", Some("proc"), flags, none).context("mounting /proc")?;
+    nix::unistd::sethostname(format!("minisvc-{name}")).context("setting the room's host name")?;
+    Ok(())
+}
+
+fn server_service<'m>(machine: &'m Machine, paths: &Paths) -> anyhow::Result<Service<'m>> {
+    let data = paths.data.join("server");
+    create_private(&data)?;
+    let ip = machine.ip;
+    let mut args = vec!["server".to_owned(), "--data-dir".to_owned(), data.display().to_string()];
+    args.extend(["--listen".to_owned(), format!("{ip}:{}", super::SERVER_PORT)]);
+    args.extend(["--advertise".to_owned(), ip.to_string()]);
+    for san in ["127.0.0.1", "::1", "localhost"] {
+        args.extend(["--tls-san".to_owned(), san.to_owned()]);
+    }
+    Ok(Service::new(machine, args, paths.log.join("server.log")))
+}
+
+fn agent_service<'m>(machine: &'m Machine, server: &Machine, paths: &Paths) -> anyhow::Result<Service<'m>> {
+    let name = &machine.name;
+    let (data, run, log) = (paths.data.join(name), paths.run.join(name), paths.log.join(name));
+    for dir in [&data, &run, &log] {
+        create_private(dir).with_context(|| dir.display().to_string())?;
+    }
+    let config = paths.run.join(format!("{name}.kubeconfig"));
+    let url = format!("https://{}:{}", server.ip, super::SERVER_PORT);
+    credentials(server, paths, &["--node", name], &url, &config)?;
+    let mut args = vec!["agent".to_owned()];
+    for (flag, value) in [
+        ("--config", config.display().to_string()),
+        ("--node-name", name.clone()),
+        ("--node-ip", machine.ip.to_string()),
+        ("--data-dir", data.display().to_string()),
+        ("--run-dir", run.display().to_string()),
+        ("--log-dir", log.display().to_string()),
+        ("--resolv-conf", paths.run.join("resolv.conf").display().to_string()),
+    ] {
+        args.extend([flag.to_owned(), value]);
+    }
+    Ok(Service::new(machine, args, paths.log.join(format!("{name}.log"))))
+}
+
+/// Has the server's command print a kubeconfig, and keeps it in a file of mode 0600.
+fn credentials(server: &Machine, paths: &Paths, who: &[&str], url: &str, to: &Path) -> anyhow::Result<()> {
+    let mut command = Command::new(super::own_binary()?);
+    command.args(["server", "credentials"]).args(who).arg("--data-dir").arg(paths.data.join("server"));
+    command.args(["--server", url]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let output = server.enter(|| {
+        SigSet::empty().thread_set_mask()?;
+        command.output()
+    })?;
+    let output = output.context("cannot start `minisvc server credentials`")?;
+    if !output.status.success() {
+        bail!("`minisvc server credentials` failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    write_private(to, &output.stdout)
+}
+
+/// The last error in a log, or its last line, for a message about what went wrong.
+fn last_line(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let error = text.lines().rfind(|l| l.starts_with("error"));
+    let line = error.or_else(|| text.lines().rfind(|l| !l.trim().is_empty())).unwrap_or("it wrote no log");
+    format!("{line} (log: {})", log.display())
+}
+
+/// Tries what a room needs, in a process that is thrown away: called as the first process of a new process-id namespace.
+pub fn probe() -> anyhow::Result<()> {
+    enter("probe")?;
+    use nix::sys::socket::{AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, socket};
+    let nft =
+        socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkNetFilter)
+            .context("no netfilter socket")?;
+    bind(std::os::fd::AsRawFd::as_raw_fd(&nft), &NetlinkAddr::new(0, 0)).context("no netfilter socket")?;
+    lan::lay(&[("probe".to_owned(), lan::SERVER)])?;
+    std::io::stdout().flush()?;
+    Ok(())
+}

@@ -1,0 +1,122 @@
+//! Which cluster runs: a lock that the kernel drops with its holder, and a file that says who holds it.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{Read, Write},
+    os::unix::fs::OpenOptionsExt,
+};
+
+use anyhow::Context;
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+
+use super::paths::Paths;
+
+/// What the keeper writes about itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct State {
+    /// The keeper's process id.
+    pub pid: i32,
+    /// When it started, in clock ticks since boot: a process that got the same id later is another one.
+    pub start_time: u64,
+    /// The first process of the room.
+    pub room_pid: Option<u32>,
+    /// Port of the API on 127.0.0.1.
+    pub api_port: u16,
+    /// How many nodes.
+    pub nodes: u8,
+}
+
+/// Takes the cluster's lock; `None` when somebody else has it.
+pub fn try_lock(paths: &Paths) -> anyhow::Result<Option<Flock<File>>> {
+    let path = paths.lock();
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .with_context(|| format!("cannot open {}", path.display()))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(Some(lock)),
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, e)) => Err(e).with_context(|| format!("cannot lock {}", path.display())),
+    }
+}
+
+impl State {
+    /// The state of this process.
+    pub fn of_this_process(api_port: u16, nodes: u8, room_pid: Option<u32>) -> anyhow::Result<State> {
+        let pid = nix::unistd::getpid().as_raw();
+        let start_time = start_time(pid).context("/proc/self/stat cannot be read: is /proc mounted?")?;
+        Ok(State { pid, start_time, room_pid, api_port, nodes })
+    }
+
+    /// Writes the state file.
+    pub fn write(&self, paths: &Paths) -> anyhow::Result<()> {
+        write_private(&paths.state(), &serde_json::to_vec_pretty(self)?)
+    }
+
+    /// Reads the state file; `None` when there is none or it is of no use.
+    pub fn read(paths: &Paths) -> Option<State> {
+        serde_json::from_slice(&std::fs::read(paths.state()).ok()?).ok()
+    }
+
+    /// Whether the process that wrote this is still there.
+    pub fn alive(&self) -> bool {
+        start_time(self.pid) == Some(self.start_time)
+    }
+}
+
+/// Writes a file that nobody else may read, also when it was there with other permissions.
+pub fn write_private(path: &std::path::Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let temporary = path.with_extension("new");
+    let write = || -> std::io::Result<()> {
+        std::fs::remove_file(&temporary).or_else(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => Ok(()),
+            _ => Err(e),
+        })?;
+        let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&temporary)?;
+        file.write_all(bytes)?;
+        std::fs::rename(&temporary, path)
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// When a process started (field 22 of its stat line), or `None` when there is no such process.
+fn start_time(pid: i32) -> Option<u64> {
+    let mut text = String::new();
+    File::open(format!("/proc/{pid}/stat")).ok()?.read_to_string(&mut text).ok()?;
+    // The command's name is in parentheses and may hold anything: count from the last one.
+    let mut fields = text.rsplit_once(')')?.1.split_whitespace();
+    let state = fields.next()?;
+    if matches!(state, "Z" | "X") {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_is_alive_only_while_the_same_process_is() {
+        let mut state = State::of_this_process(1, 3, None).unwrap();
+        assert!(state.alive());
+        state.start_time += 1;
+        assert!(!state.alive());
+    }
+
+    #[test]
+    fn the_lock_has_one_holder_and_leaves_no_trace() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths { data: dir.path().into(), run: dir.path().into(), log: dir.path().into() };
+        let held = try_lock(&paths).unwrap();
+        assert!(held.is_some());
+        assert!(try_lock(&paths).unwrap().is_none());
+        drop(held);
+        assert!(try_lock(&paths).unwrap().is_some());
+    }
+}
