@@ -2,4 +2,7 @@
 
 pub mod alloc;
 pub mod cache;
+pub mod controllers;
+pub mod progress;
+pub mod scheduler;
 pub mod store;

@@ -1,0 +1,47 @@
+//! What a reconcile asks for, as values.
+
+use minisvc_proto::{Object, ObjectKey};
+use serde_json::{Value, json};
+
+/// One write that a reconcile wants.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Creates the object.
+    Create(Object),
+    /// Replaces the object; its resourceVersion is the optimistic lock.
+    Update(Object),
+    /// Replaces the status; its resourceVersion is the optimistic lock.
+    UpdateStatus(Object),
+    /// Deletes the object, if it still has this uid.
+    Delete {
+        /// Which object.
+        key: ObjectKey,
+        /// The uid that was seen: one recreated under the same name is another object.
+        uid: String,
+    },
+}
+
+impl Action {
+    /// Deletes this object; `None` if it has no key.
+    pub fn delete(object: &Object) -> Option<Self> {
+        Some(Action::Delete { key: object.key()?, uid: object.uid().to_owned() })
+    }
+}
+
+/// `metadata.ownerReferences` with one entry: this object is the controller.
+pub fn owned_by(owner: &Object) -> Value {
+    json!([{
+        "apiVersion": owner.api_version(), "kind": owner.kind(), "name": owner.name(), "uid": owner.uid(),
+        "controller": true, "blockOwnerDeletion": true,
+    }])
+}
+
+/// Whether `owner` is the controller of `object`, by uid.
+pub fn is_controlled_by(object: &Object, owner: &Object) -> bool {
+    !owner.uid().is_empty() && object.controller().is_some_and(|o| o.uid == owner.uid())
+}
+
+/// A number by JSON pointer.
+pub fn number(object: &Object, pointer: &str) -> Option<i64> {
+    object.pointer(pointer).and_then(Value::as_i64)
+}

@@ -1,0 +1,136 @@
+use minisvc_proto::resource::{PODS, SERVICES};
+use proptest::prelude::*;
+
+use super::*;
+
+fn service(spec: Value) -> Object {
+    let mut s = Object::new(&SERVICES, Some("default"), "web");
+    s.metadata_mut().insert("uid".into(), "s1".into());
+    s.0.insert("spec".into(), spec);
+    s
+}
+
+fn web() -> Object {
+    service(json!({"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": "http"}]}))
+}
+
+fn web_pod(name: &str, ready: bool, port: u16) -> Object {
+    let mut p = Object::new(&PODS, Some("default"), name);
+    p.metadata_mut().insert("uid".into(), format!("u-{name}").into());
+    p.metadata_mut().insert("labels".into(), json!({"app": "web"}));
+    let container = json!({"name": "c", "ports": [{"name": "http", "containerPort": port}]});
+    p.0.insert("spec".into(), json!({"nodeName": "n1", "containers": [container]}));
+    let status = if ready { "True" } else { "False" };
+    let conditions = json!([{"type": "Ready", "status": status}]);
+    p.0.insert("status".into(), json!({"podIP": "10.244.0.2", "conditions": conditions}));
+    p
+}
+
+/// The slices after the actions were carried out.
+fn apply(slices: &[Arc<Object>], actions: Vec<Action>) -> Vec<Arc<Object>> {
+    let mut all: BTreeMap<String, Arc<Object>> =
+        slices.iter().map(|s| (s.name().to_owned(), Arc::clone(s))).collect();
+    for action in actions {
+        match action {
+            Action::Create(o) => assert!(all.insert(o.name().to_owned(), Arc::new(o)).is_none()),
+            Action::Update(o) => assert!(all.insert(o.name().to_owned(), Arc::new(o)).is_some()),
+            Action::Delete { key, .. } => assert!(all.remove(&key.name).is_some()),
+            Action::UpdateStatus(o) => panic!("a slice has no status: {o:?}"),
+        }
+    }
+    all.into_values().collect()
+}
+
+fn converge(service: &Object, pods: &[Object], slices: &[Arc<Object>]) -> Vec<Arc<Object>> {
+    let pods: Vec<_> = pods.iter().cloned().map(Arc::new).collect();
+    let after = apply(slices, reconcile(service, &pods, slices));
+    assert_eq!(reconcile(service, &pods, &after), Vec::new(), "a second run has nothing to do");
+    after
+}
+
+#[test]
+fn a_slice_says_what_its_pod_does() {
+    let slices = converge(&web(), &[web_pod("a", true, 8080)], &[]);
+    let [slice] = slices.as_slice() else { panic!("{slices:?}") };
+    assert_eq!(slice.labels()[SERVICE_NAME], "web");
+    assert_eq!(slice.controller().unwrap().uid, "s1");
+    assert_eq!(slice.pointer("/ports/0/port"), Some(&8080.into()));
+    assert_eq!(slice.str_at("/endpoints/0/nodeName"), Some("n1"));
+    assert_eq!(slice.str_at("/endpoints/0/targetRef/uid"), Some("u-a"));
+}
+
+#[test]
+fn conditions_follow_readiness_deletion_and_publishing() {
+    for (ready, terminating, publish, expected) in [
+        (true, false, false, (true, true)),
+        (false, false, false, (false, false)),
+        (true, true, false, (false, true)),
+        (false, false, true, (true, false)),
+    ] {
+        let mut s = web();
+        s.spec_mut().insert("publishNotReadyAddresses".into(), publish.into());
+        let mut p = web_pod("a", ready, 80);
+        if terminating {
+            p.metadata_mut().insert("deletionTimestamp".into(), "2026-01-01T00:00:00Z".into());
+        }
+        let slices = converge(&s, &[p], &[]);
+        let c = slices[0].pointer("/endpoints/0/conditions").unwrap();
+        assert_eq!(
+            (c["ready"].as_bool(), c["serving"].as_bool()),
+            (Some(expected.0), Some(expected.1)),
+            "{ready} {terminating} {publish}"
+        );
+        assert_eq!(c["terminating"], terminating);
+    }
+}
+
+#[test]
+fn pods_that_ended_or_lack_the_port_are_left_out_and_other_numbers_stand_apart() {
+    let mut ended = web_pod("ended", true, 80);
+    ended.status_mut().insert("phase".into(), "Failed".into());
+    let mut unnamed = web_pod("unnamed", true, 80);
+    unnamed.spec_mut().insert("containers".into(), json!([{"name": "c"}]));
+    let pods = [ended, unnamed, web_pod("a", true, 80), web_pod("b", true, 81)];
+    assert_eq!(converge(&web(), &pods, &[]).len(), 2);
+}
+
+#[test]
+fn a_service_without_a_selector_keeps_hand_made_slices() {
+    let slices = converge(&web(), &[web_pod("a", true, 80)], &[]);
+    let bare = service(json!({"ports": [{"port": 80}]}));
+    assert_eq!(reconcile(&bare, &[], &slices), Vec::new());
+}
+
+#[test]
+fn slices_of_a_former_service_of_the_name_are_replaced() {
+    let slices = converge(&web(), &[web_pod("a", true, 80)], &[]);
+    let mut again = web();
+    again.metadata_mut().insert("uid".into(), "s2".into());
+    let after = converge(&again, &[web_pod("a", true, 80)], &slices);
+    assert_eq!(after.len(), 1);
+    assert_eq!(after[0].controller().unwrap().uid, "s2");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn any_change_converges_with_each_pod_in_one_slice(
+        before in proptest::collection::btree_map(0_u16..260, any::<bool>(), 0..260),
+        after in proptest::collection::btree_map(0_u16..260, any::<bool>(), 0..260),
+    ) {
+        let pods = |set: &BTreeMap<u16, bool>| -> Vec<Object> {
+            set.iter().map(|(n, ready)| web_pod(&format!("p{n}"), *ready, 80 + n % 2)).collect()
+        };
+        let slices = converge(&web(), &pods(&before), &[]);
+        let slices = converge(&web(), &pods(&after), &slices);
+        let mut seen = BTreeSet::new();
+        for slice in &slices {
+            let endpoints = slice.pointer("/endpoints").unwrap().as_array().unwrap();
+            prop_assert!(!endpoints.is_empty() && endpoints.len() <= MAX_ENDPOINTS);
+            for e in endpoints {
+                prop_assert!(seen.insert(e["targetRef"]["name"].as_str().unwrap().to_owned()));
+            }
+        }
+        prop_assert_eq!(seen, after.keys().map(|n| format!("p{n}")).collect::<BTreeSet<_>>());
+    }
+}

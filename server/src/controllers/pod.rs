@@ -1,0 +1,42 @@
+//! Facts about a pod that several controllers read.
+
+use minisvc_proto::Object;
+use serde_json::Value;
+
+use super::conditions;
+
+/// Its condition `Ready` is `True`.
+pub fn is_ready(pod: &Object) -> bool {
+    conditions::is_true(pod, "Ready")
+}
+
+/// Its deletion was asked for.
+pub fn is_terminating(pod: &Object) -> bool {
+    pod.deletion_timestamp().is_some()
+}
+
+/// It failed or succeeded, and will not run again.
+pub fn is_ended(pod: &Object) -> bool {
+    matches!(pod.str_at("/status/phase"), Some("Failed" | "Succeeded"))
+}
+
+/// The node it is bound to.
+pub fn node(pod: &Object) -> Option<&str> {
+    pod.str_at("/spec/nodeName").filter(|n| !n.is_empty())
+}
+
+/// Its address.
+pub fn ip(pod: &Object) -> Option<&str> {
+    pod.str_at("/status/podIP").filter(|ip| !ip.is_empty())
+}
+
+/// The number of the container port with this name and protocol.
+pub fn named_port(pod: &Object, name: &str, protocol: &str) -> Option<u16> {
+    let containers = pod.pointer("/spec/containers")?.as_array()?;
+    let ports = containers.iter().filter_map(|c| c.get("ports")?.as_array()).flatten();
+    let mut matching = ports.filter(|p| {
+        p.get("name").and_then(Value::as_str) == Some(name)
+            && p.get("protocol").and_then(Value::as_str).unwrap_or("TCP") == protocol
+    });
+    u16::try_from(matching.next()?.get("containerPort")?.as_u64()?).ok()
+}
