@@ -96,8 +96,11 @@ mod tests {
     }
 
     fn deleted(actions: &[Action]) -> Vec<&str> {
-        let name = |a| if let &Action::Delete { ref key, .. } = a { Some(key.name.as_str()) } else { None };
-        actions.iter().filter_map(name).collect()
+        let deletes = actions.iter().filter_map(|a| match a {
+            Action::Delete { key, .. } => Some(key.name.as_str()),
+            _ => None,
+        });
+        deletes.collect()
     }
 
     #[test]
