@@ -33,7 +33,7 @@ use crate::{
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 const TABLE_ACCEPT: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
 
@@ -242,16 +242,14 @@ impl Client {
         let status = answer.status();
         let path = answer.url().path().to_owned();
         let body = answer.bytes().await.unwrap_or_default();
-        Err(match serde_json::from_slice::<ApiError>(&body) {
-            Ok(error) => ClientError::Api(error),
-            Err(_) => {
-                let mut message = format!("the server answered {status} to {path}");
-                if let Some(line) = String::from_utf8_lossy(&body).lines().find(|l| !l.is_empty()) {
-                    let _ = write!(message, ": {line}");
-                }
-                ClientError::Decode(message)
-            }
-        })
+        if let Ok(error) = serde_json::from_slice::<ApiError>(&body) {
+            return Err(ClientError::Api(error));
+        }
+        let mut message = format!("the server answered {status} to {path}");
+        if let Some(line) = String::from_utf8_lossy(&body).lines().find(|l| !l.is_empty()) {
+            let _ = write!(message, ": {line}");
+        }
+        Err(ClientError::Decode(message))
     }
 
     fn url(&self, path_and_query: &str) -> String {

@@ -73,11 +73,12 @@ pub fn step(state: State, input: Input) -> (State, Duration) {
             let since = seen.map_or(since, |r| r.max(since));
             (State::Watching { since, failures: 0 }, Duration::ZERO)
         }
-        (Input::Expired, _) => (State::Listing { failures: failures + 1 }, delay(failures)),
         (Input::Ended | Input::Failed, State::Watching { since, .. }) => {
             (State::Watching { since, failures: failures + 1 }, delay(failures))
         }
-        (_, State::Listing { .. }) => (State::Listing { failures: failures + 1 }, delay(failures)),
+        (Input::Expired, _) | (_, State::Listing { .. }) => {
+            (State::Listing { failures: failures + 1 }, delay(failures))
+        }
     }
 }
 
