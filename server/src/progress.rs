@@ -1,5 +1,7 @@
 //! What the nodes said last, in memory.
 
+pub mod service;
+
 use std::{
     collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
