@@ -224,7 +224,7 @@ mod tests {
             fault(YAML.replace("current-context: c", "current-context: d"))
                 .starts_with("current-context: \"d\"")
         );
-        assert!(fault(YAML.replace("Q0E=", "?")).starts_with("certificate-authority-data: not base64"));
+        assert!(fault(YAML.replace("Q0E=", "'?'")).starts_with("certificate-authority-data: not base64"));
         assert!(Kubeconfig::from_yaml("a: [").is_err());
     }
 }
