@@ -1,36 +1,46 @@
 //! The one binary: server, agent, command line and demo workload.
 
+mod args;
+mod commands;
+mod config;
+mod echo;
 mod local;
+mod output;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-
-#[derive(Parser)]
-#[command(name = "minisvc", version, about = "Kubernetes-style Services without Kubernetes")]
-struct Cli {
-    #[command(subcommand)]
-    verb: Verb,
-}
-
-#[derive(Subcommand)]
-enum Verb {
-    /// Start a cluster on this machine
-    Up(local::UpArgs),
-    /// Stop a cluster that `up` started
-    Down(local::DownArgs),
-}
+use clap::Parser;
+use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().verb {
-        Verb::Up(args) => local::up(args),
-        Verb::Down(args) => local::down(args),
-    };
-    match result {
+    // clap prints usage errors itself and ends with 2.
+    let args = args::Args::parse();
+    match start(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("error: {e:#}");
-            ExitCode::from(1)
+            output::error(&e);
+            ExitCode::FAILURE
         }
     }
+}
+
+fn start(args: args::Args) -> anyhow::Result<()> {
+    let args::Args { global, command } = args;
+    // These start processes and namespaces, which no thread may be in the way of.
+    let command = match command {
+        args::Command::Up(up) => return local::up(up),
+        args::Command::Down(down) => return local::down(down),
+        args::Command::Cluster(command) => command,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let stop = CancellationToken::new();
+        match command {
+            args::ClusterCommand::Echo(echo) => {
+                commands::cancel_on_signal(stop.clone())?;
+                echo::run(echo.port, stop).await
+            }
+            other => commands::run(global, other).await,
+        }
+    })
 }
