@@ -2,6 +2,7 @@
 
 pub mod action;
 pub mod conditions;
+pub mod deployment;
 pub mod endpointslice;
 pub mod gc;
 pub mod nodes;
