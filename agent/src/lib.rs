@@ -1,6 +1,13 @@
 //! The node agent: runs pods as local processes and programs the kernel's forwarding.
 
 pub mod config;
+#[cfg(target_os = "linux")]
+pub mod dataplane;
+#[cfg(target_os = "linux")]
+pub mod nft;
+pub mod plan;
 pub mod sync;
+#[cfg(target_os = "linux")]
+pub mod sys;
 
 pub use config::AgentConfig;

@@ -1,0 +1,3 @@
+//! Thin layers over system calls.
+
+pub mod netlink;
