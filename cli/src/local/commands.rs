@@ -9,11 +9,12 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use minisvc_proto::{client::ListParams, path::Target, resource::NODES};
 use nix::sys::signal::{SigSet, Signal, kill};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use super::{
-    api::{Api, ready_nodes},
+    api::{connect, ready_node},
     args::{DownArgs, Stage, UpArgs},
     keeper,
     paths::{Paths, create_private},
@@ -176,14 +177,14 @@ async fn all_ready(
     paths: &Paths,
     told: &impl Fn(&str) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let api = Api::from_kubeconfig(&paths.admin_config())?;
+    let api = connect(&paths.admin_config())?;
+    let all = Target::collection(&NODES, None);
     let mut seen = std::collections::BTreeSet::new();
     let wait = async {
         loop {
             // The relay may be a moment behind the server.
-            if let Ok(list) = api.request(reqwest::Method::GET, "/api/v1/nodes", None).await {
-                let items = list.get("items").and_then(serde_json::Value::as_array);
-                for (name, ip) in ready_nodes(items.map(Vec::as_slice).unwrap_or_default()) {
+            if let Ok((_, nodes)) = api.list(&all, &ListParams::default()).await {
+                for (name, ip) in nodes.iter().filter_map(ready_node) {
                     if seen.insert(name.clone()) {
                         told(&format!("{name} Ready ({ip})"))?;
                     }

@@ -107,14 +107,16 @@ mod tests {
         assert_eq!(ListParams::default().query(&[]), "");
     }
 
-    #[tokio::test]
-    async fn lines_are_whole_whatever_the_pieces() {
+    #[test]
+    fn lines_are_whole_whatever_the_pieces() {
         let pieces = ["{\"a\"", ":1}\n\n{\"b\":2}\n{\"c"].map(|p| Ok(Bytes::from_static(p.as_bytes())));
         let mut found = Vec::new();
-        let mut lines = lines(stream::iter(pieces));
-        while let Some(line) = lines.next().await {
-            found.push(line.unwrap());
-        }
+        futures::executor::block_on(async {
+            let mut lines = lines(stream::iter(pieces));
+            while let Some(line) = lines.next().await {
+                found.push(line.unwrap());
+            }
+        });
         assert_eq!(found, ["{\"a\":1}", "{\"b\":2}"]);
     }
 }

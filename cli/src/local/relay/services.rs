@@ -7,7 +7,12 @@ use std::{
     time::Duration,
 };
 
-use reqwest::Method;
+use minisvc_proto::{
+    Object,
+    client::Client,
+    path::Target,
+    resource::{EVENTS, NODES, SERVICES},
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -15,13 +20,14 @@ use super::{
     doors::{Door, Protocol},
 };
 use crate::local::{
-    api::{Api, ready_nodes},
+    api::{connect, follow as follow_kind, ready_node},
     paths::Paths,
     report::say,
 };
 
-/// Between two attempts to reach the server, and to open a door that was taken.
-const AGAIN: Duration = Duration::from_millis(200);
+/// Between two looks for the credentials.
+const AGAIN: Duration = Duration::from_millis(10);
+/// Between two attempts to open a door that was taken.
 const TAKEN_AGAIN: Duration = Duration::from_secs(5);
 
 type Key = (Protocol, u16);
@@ -31,50 +37,27 @@ type Owner = (String, String, String);
 pub async fn follow(paths: &Paths, room: RoomSockets) -> anyhow::Result<()> {
     // The room writes the administrator's credentials when the server is up.
     let api = loop {
-        match Api::from_kubeconfig(&paths.admin_config()) {
+        match connect(&paths.admin_config()) {
             Ok(api) => break api,
-            Err(_) if !paths.admin_config().exists() => tokio::time::sleep(AGAIN / 20).await,
+            Err(_) if !paths.admin_config().exists() => tokio::time::sleep(AGAIN).await,
             Err(e) => return Err(e),
         }
     };
     let ready: Arc<RwLock<Vec<Ipv4Addr>>> = Arc::default();
-    let nodes = async {
-        loop {
-            let result = api
-                .follow("/api/v1/nodes", async |nodes| {
-                    let list = ready_nodes(nodes).into_iter().map(|(_, ip)| ip).collect();
-                    *ready.write().unwrap_or_else(std::sync::PoisonError::into_inner) = list;
-                })
-                .await;
-            log_end("nodes", result);
-            tokio::time::sleep(AGAIN).await;
-        }
-    };
+    let nodes = follow_kind(&api, &NODES, |nodes| {
+        let list = nodes.into_iter().filter_map(ready_node).map(|(_, ip)| ip).collect();
+        *ready.write().unwrap_or_else(std::sync::PoisonError::into_inner) = list;
+    });
     let wanted = tokio::sync::watch::Sender::new(BTreeMap::new());
-    let services = async {
-        loop {
-            let result = api
-                .follow("/api/v1/services", async |services| {
-                    wanted.send_replace(wanted_doors(services));
-                })
-                .await;
-            log_end("services", result);
-            tokio::time::sleep(AGAIN).await;
-        }
-    };
+    let services = follow_kind(&api, &SERVICES, |services| {
+        wanted.send_replace(wanted_doors(&services));
+    });
     tokio::join!(nodes, services, keep_doors(&api, room, ready.clone(), wanted.subscribe()));
     Ok(())
 }
 
-/// The server is away for a moment: what was learnt stays true meanwhile.
-fn log_end(what: &str, result: anyhow::Result<()>) {
-    if let Err(e) = result {
-        tracing::info!("the watch of {what} ended: {e:#}");
-    }
-}
-
 async fn keep_doors(
-    api: &Api,
+    api: &Client,
     room: RoomSockets,
     ready: Arc<RwLock<Vec<Ipv4Addr>>>,
     mut wanted: tokio::sync::watch::Receiver<BTreeMap<Key, Owner>>,
@@ -124,10 +107,10 @@ async fn keep_doors(
 }
 
 /// The nodePorts of all services, each with the namespace, name and uid of its owner.
-fn wanted_doors(services: &[Value]) -> BTreeMap<Key, Owner> {
+fn wanted_doors(services: &[&Object]) -> BTreeMap<Key, Owner> {
     let mut doors = BTreeMap::new();
     for service in services {
-        let text = |pointer: &str| service.pointer(pointer).and_then(Value::as_str).unwrap_or("").to_owned();
+        let text = |pointer: &str| service.str_at(pointer).unwrap_or("").to_owned();
         let owner = (text("/metadata/namespace"), text("/metadata/name"), text("/metadata/uid"));
         let ports = service.pointer("/spec/ports").and_then(Value::as_array).map(Vec::as_slice);
         for port in ports.unwrap_or_default() {
@@ -145,7 +128,7 @@ fn wanted_doors(services: &[Value]) -> BTreeMap<Key, Owner> {
     doors
 }
 
-async fn event(api: &Api, (namespace, name, uid): &Owner, message: &str) -> anyhow::Result<()> {
+async fn event(api: &Client, (namespace, name, uid): &Owner, message: &str) -> anyhow::Result<()> {
     let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     let event = json!({
         "apiVersion": "v1", "kind": "Event",
@@ -155,7 +138,8 @@ async fn event(api: &Api, (namespace, name, uid): &Owner, message: &str) -> anyh
         "source": {"component": "minisvc-relay"},
         "firstTimestamp": now, "lastTimestamp": now, "count": 1,
     });
-    api.request(Method::POST, &format!("/api/v1/namespaces/{namespace}/events"), Some(&event)).await?;
+    let event: Object = serde_json::from_value(event)?;
+    api.create(&Target::collection(&EVENTS, Some(namespace)), &event, false).await?;
     Ok(())
 }
 
@@ -165,10 +149,11 @@ mod tests {
 
     #[test]
     fn every_node_port_is_a_door_and_nothing_else_is() {
-        let service = json!({"metadata": {"namespace": "d", "name": "s", "uid": "u"}, "spec": {"ports": [
+        let service: Object = serde_json::from_value(json!({"metadata": {"namespace": "d", "name": "s", "uid": "u"}, "spec": {"ports": [
             {"port": 80, "nodePort": 30080}, {"port": 53, "nodePort": 30080, "protocol": "UDP"},
-            {"port": 81}, {"port": 82, "nodePort": 0}, {"port": 83, "nodePort": 30083, "protocol": "SCTP"}]}});
-        let doors = wanted_doors(&[service]);
+            {"port": 81}, {"port": 82, "nodePort": 0}, {"port": 83, "nodePort": 30083, "protocol": "SCTP"}]}}))
+        .unwrap();
+        let doors = wanted_doors(&[&service]);
         assert_eq!(doors.keys().collect::<Vec<_>>(), [&(Protocol::Tcp, 30080), &(Protocol::Udp, 30080)]);
     }
 }
