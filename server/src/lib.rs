@@ -4,5 +4,6 @@ pub mod alloc;
 pub mod cache;
 pub mod controllers;
 pub mod progress;
+pub mod registry;
 pub mod scheduler;
 pub mod store;
