@@ -3,6 +3,7 @@
 use std::{
     io::ErrorKind,
     net::{IpAddr, Ipv4Addr, TcpListener, TcpStream},
+    process::Command,
     thread,
 };
 
@@ -43,6 +44,17 @@ fn plan(endpoints: &[(Ipv4Addr, u16)]) -> Vec<(ServiceKey, Option<ServicePlan>)>
     vec![(key, Some(ServicePlan { ports: vec![port] }))]
 }
 
+/// The table as Debian's `nft` shows it: users run this, and some shapes of rules make nft 1.0.6 abort.
+fn listing() -> String {
+    let output = Command::new("nft")
+        .args(["list", "table", "ip", "minisvc"])
+        .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
+        .output()
+        .expect("nft is needed: tests/run --install brings it");
+    assert!(output.status.success(), "nft {}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
 async fn scenario() {
     let pods = [Ipv4Addr::new(10, 244, 0, 2), Ipv4Addr::new(10, 244, 0, 3)];
     addresses(&[NODE, pods[0], pods[1]]).await;
@@ -68,6 +80,9 @@ async fn scenario() {
         assert_eq!(counts.iter().sum::<usize>(), 64, "{target:?}");
         assert!(counts.iter().all(|n| *n > 8), "{target:?} is not spread: {counts:?}");
     }
+
+    let listed = listing();
+    assert!(listed.contains("10.96.0.20 . tcp . 80 . 0x00000000 : 10.244.0."), "{listed}");
 
     handle.apply(plan(&[(pods[1], 8080)])).await.unwrap();
     for _ in 0..8 {

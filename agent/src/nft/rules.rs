@@ -10,6 +10,7 @@ const PORT: u32 = 13;
 const MARK: u32 = 19;
 /// First 32-bit register; registers 8 to 11 hold keys, 12 and 13 results.
 const R: u32 = 8;
+const META_MARK: u32 = 3;
 const DNAT_STATUS: u32 = 0x20;
 
 type Expressions = Vec<u8>;
@@ -37,6 +38,20 @@ fn dport(v: &mut Expressions, reg: u32) {
 }
 fn meta(v: &mut Expressions, key: u32, reg: u32) {
     numbers(v, "meta", &[(1, reg), (2, key)]);
+}
+/// The class travels from the lookup to the verdict map in the packet mark: nft 1.0.6 aborts when it lists a lookup whose key
+/// is another lookup's result. The class's chain clears it again, so nobody behind us sees it.
+fn go_to_class(v: &mut Expressions) {
+    numbers(v, "meta", &[(3, R), (2, META_MARK)]);
+    meta(v, META_MARK, R);
+    lookup(v, "class", R, Some(0), false);
+}
+fn clear_mark(v: &mut Expressions) {
+    expr(v, "immediate", |v| {
+        u32be(v, 1, R);
+        nest(v, 2, |v| attr(v, 1, &[0; 4]));
+    });
+    numbers(v, "meta", &[(3, R), (2, META_MARK)]);
 }
 fn l4proto(v: &mut Expressions, reg: u32) {
     meta(v, 16, reg);
@@ -172,6 +187,7 @@ fn set(batch: &mut Batch, id: u32, name: &str, key: &[u32], data: Option<&[u32]>
 pub(super) fn class_chain(batch: &mut Batch, k: u32) {
     let name = format!("c{k}");
     chain(batch, &name, None);
+    rule(batch, &name, clear_mark);
     let pick = |v: &mut Expressions, reg| numbers(v, "numgen", &[(1, reg), (2, k), (3, 1), (4, 0)]);
     rule(batch, &name, |v| {
         daddr(v, R);
@@ -213,6 +229,7 @@ pub(super) fn write(batch: &mut Batch, fixed: &Static) {
     }
 
     chain(batch, "c0", None);
+    rule(batch, "c0", clear_mark);
     rule(batch, "c0", |v| {
         l4proto(v, R);
         cmp(v, true, &[6]);
@@ -235,7 +252,7 @@ pub(super) fn write(batch: &mut Batch, fixed: &Static) {
         l4proto(v, R + 1);
         dport(v, R + 2);
         lookup(v, "svc", R, Some(R), false);
-        lookup(v, "class", R, Some(0), false);
+        go_to_class(v);
     });
     rule(batch, "services", |v| {
         fib_local(v, 2, true);
@@ -245,7 +262,7 @@ pub(super) fn write(batch: &mut Batch, fixed: &Static) {
         l4proto(v, R);
         dport(v, R + 1);
         lookup(v, "np", R, Some(R), false);
-        lookup(v, "class", R, Some(0), false);
+        go_to_class(v);
     });
     rule(batch, "services", |v| {
         daddr(v, R);
