@@ -3,6 +3,7 @@
 pub mod alloc;
 pub mod cache;
 pub mod controllers;
+pub mod patch;
 pub mod progress;
 pub mod registry;
 pub mod scheduler;
