@@ -1,1 +1,3 @@
 //! The test kit and the end-to-end tests.
+
+pub mod binary;
