@@ -1,3 +1,299 @@
-//! What each kind demands of its objects: defaults, validation and reservations. Pure; the store's transaction is made elsewhere.
+//! The only writer of objects: every create, change and delete passes through here, whoever asks.
+//!
+//! A write reads the present from the cache, applies defaults and rules, and commits object and reservations in one
+//! transaction that expects exactly what was read. Where somebody else was quicker, a request that names a version gets a
+//! conflict, and one that does not is worked out again on the new state.
 
+pub mod rules;
 pub mod service;
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use minisvc_proto::{
+    ApiError, Cause, Object, ObjectKey, Resource, Revision, path::Target, resource::NAMESPACES,
+};
+use serde_json::Value;
+
+use crate::{
+    alloc::{NodePortRange, ServiceRange},
+    cache::{Cache, Entry, Watch, object_key},
+    store::{CommitError, Expect, Txn, Write},
+};
+
+/// Largest object that is stored, in bytes of JSON after patch and defaults.
+pub const MAX_OBJECT_BYTES: usize = 3 << 19;
+/// How often a write without a version is worked out again before it gives up with a conflict.
+const MAX_TRIES: usize = 16;
+
+/// What the cluster may give out.
+#[derive(Clone, Debug)]
+pub struct Ranges {
+    /// Cluster IPs.
+    pub services: ServiceRange,
+    /// Node ports.
+    pub node_ports: NodePortRange,
+}
+
+/// How a write is meant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WriteOptions {
+    /// Everything but the write itself; reserves nothing.
+    pub dry_run: bool,
+}
+
+/// Which deletion is meant.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeleteOptions {
+    /// Only the object with this uid.
+    pub uid: Option<String>,
+    /// Seconds that a pod gets to end; the pod's own if absent, 0 removes the object at once.
+    pub grace_seconds: Option<i64>,
+}
+
+/// Which part of an object a write may change: the other part keeps its stored value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Everything but the status.
+    Main,
+    /// The status only.
+    Status,
+}
+
+/// See the module. Cheap to clone.
+#[derive(Clone)]
+pub struct Registry {
+    cache: Arc<Cache>,
+    ranges: Arc<Ranges>,
+}
+
+impl Registry {
+    /// A registry over a cache.
+    pub fn new(cache: Arc<Cache>, ranges: Ranges) -> Self {
+        Registry { cache, ranges: Arc::new(ranges) }
+    }
+
+    /// One object; 404 if it is not there.
+    pub fn get(&self, key: &ObjectKey) -> Result<Arc<Object>, ApiError> {
+        self.entry(key).map(|e| e.object)
+    }
+
+    fn entry(&self, key: &ObjectKey) -> Result<Entry, ApiError> {
+        self.cache.get(key).ok_or_else(|| ApiError::not_found(key.resource, &key.name))
+    }
+
+    /// All objects of a kind, or of a namespace, with the revision of this picture.
+    pub fn list(&self, resource: &'static Resource, namespace: Option<&str>) -> (Revision, Vec<Arc<Object>>) {
+        let (revision, entries) = self.cache.list(resource, namespace);
+        (revision, entries.into_iter().map(|e| e.object).collect())
+    }
+
+    /// Every change of a kind after `since`; 410 if that is too long ago.
+    pub fn watch(&self, resource: &'static Resource, since: Revision) -> Result<Watch, ApiError> {
+        self.cache.watch(resource, since).map_err(|e| ApiError::expired(format!("{e} (asked for {since})")))
+    }
+
+    /// Creates the object at a collection; `target.namespace` and the object's own must agree.
+    pub async fn create(
+        &self,
+        target: &Target,
+        mut object: Object,
+        options: WriteOptions,
+    ) -> Result<Arc<Object>, ApiError> {
+        rules::admit(target, &mut object)?;
+        let key = object.key().ok_or_else(|| ApiError::bad_request("the object has no name"))?;
+        for _ in 0..MAX_TRIES {
+            if let Some(namespace) = &key.namespace {
+                self.check_namespace(key.resource, namespace)?;
+            }
+            if self.cache.get(&key).is_some() {
+                return Err(ApiError::already_exists(key.resource, &key.name));
+            }
+            let mut new = object.clone();
+            rules::stamp_new(&mut new);
+            self.prepare(&key, None, &mut new)?;
+            if options.dry_run {
+                return Ok(Arc::new(new));
+            }
+            let mut txn = Self::transaction(&key, None, &new)?;
+            txn.expect.insert(object_key(&key), Expect::Absent);
+            if self.commit(txn).await? {
+                return self.get(&key);
+            }
+        }
+        Err(ApiError::modified(&key))
+    }
+
+    /// Replaces one part of an object. A resourceVersion in it is an optimistic lock.
+    pub async fn update(
+        &self,
+        part: Part,
+        object: Object,
+        options: WriteOptions,
+    ) -> Result<Arc<Object>, ApiError> {
+        let key = object.key().ok_or_else(|| ApiError::bad_request("the object has no kind or name"))?;
+        self.change(&key, part, options, |_| Ok(Some(object.clone()))).await
+    }
+
+    /// Reads, changes and writes one part of an object, again if somebody else was quicker. `change` returns whether it
+    /// changed anything; if not, nothing is written.
+    pub async fn modify(
+        &self,
+        key: &ObjectKey,
+        part: Part,
+        mut change: impl FnMut(&mut Object) -> Result<bool, ApiError>,
+    ) -> Result<Arc<Object>, ApiError> {
+        self.change(key, part, WriteOptions::default(), |old| {
+            let mut new = old.clone();
+            new.metadata_mut().remove("resourceVersion");
+            Ok(change(&mut new)?.then_some(new))
+        })
+        .await
+    }
+
+    async fn change(
+        &self,
+        key: &ObjectKey,
+        part: Part,
+        options: WriteOptions,
+        mut make: impl FnMut(&Object) -> Result<Option<Object>, ApiError>,
+    ) -> Result<Arc<Object>, ApiError> {
+        for _ in 0..MAX_TRIES {
+            let old = self.entry(key)?;
+            let Some(mut new) = make(&old.object)? else { return Ok(old.object) };
+            if !rules::has_version(&new, old.revision)? {
+                return Err(ApiError::modified(key));
+            }
+            if !new.uid().is_empty() && new.uid() != old.object.uid() {
+                let why = format!("the uid is {}, but {} was given", old.object.uid(), new.uid());
+                return Err(ApiError::conflict(key.resource, &key.name, &why));
+            }
+            rules::keep_other_part(&old.object, &mut new, part);
+            if part == Part::Main {
+                self.prepare(key, Some(&old.object), &mut new)?;
+                rules::bump_generation(&old.object, &mut new);
+            }
+            if new == *old.object {
+                return Ok(old.object);
+            }
+            if options.dry_run {
+                return Ok(Arc::new(new));
+            }
+            let mut txn = Self::transaction(key, Some(&old.object), &new)?;
+            txn.expect.insert(object_key(key), Expect::At(old.revision));
+            if self.commit(txn).await? {
+                return self.get(key);
+            }
+        }
+        Err(ApiError::modified(key))
+    }
+
+    /// Deletes an object. A pod that runs on a node is only marked: its node removes it, with grace 0, when it has ended.
+    pub async fn delete(&self, key: &ObjectKey, options: DeleteOptions) -> Result<Arc<Object>, ApiError> {
+        for _ in 0..MAX_TRIES {
+            let old = self.entry(key)?;
+            if options.uid.as_deref().is_some_and(|uid| uid != old.object.uid()) {
+                let why = format!(
+                    "the UID in the precondition does not match the UID in record {}",
+                    old.object.uid()
+                );
+                return Err(ApiError::conflict(key.resource, &key.name, &why));
+            }
+            let mut txn = match rules::graceful_deletion(&old.object, options.grace_seconds) {
+                Some(marked) if marked == *old.object => return Ok(old.object),
+                Some(marked) => Self::transaction(key, Some(&old.object), &marked)?,
+                None => {
+                    let mut txn = Txn::default();
+                    let held = rules::reservations(&old.object);
+                    txn.writes.extend(held.into_iter().map(|r| (r.into(), Write::Delete)));
+                    txn.writes.insert(object_key(key), Write::Delete);
+                    txn
+                }
+            };
+            let gone = txn.writes.get(&object_key(key)) == Some(&Write::Delete);
+            txn.expect.insert(object_key(key), Expect::At(old.revision));
+            if self.commit(txn).await? {
+                return if gone { Ok(old.object) } else { self.get(key) };
+            }
+        }
+        Err(ApiError::modified(key))
+    }
+
+    fn check_namespace(&self, resource: &Resource, namespace: &str) -> Result<(), ApiError> {
+        let key = ObjectKey::cluster(&NAMESPACES, namespace);
+        match self.cache.get(&key) {
+            None => Err(ApiError::not_found(&NAMESPACES, namespace)),
+            Some(e) if e.object.deletion_timestamp().is_some() => {
+                let why = format!(
+                    "unable to create new content in namespace {namespace} because it is being terminated"
+                );
+                Err(ApiError::forbidden(resource, "", &why))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Defaults, what is inherited from the stored object, rules, and what is allocated.
+    fn prepare(&self, key: &ObjectKey, old: Option<&Object>, new: &mut Object) -> Result<(), ApiError> {
+        rules::prepare(old, new);
+        let causes = rules::validate(old, new, &self.ranges);
+        if !causes.is_empty() {
+            return Err(ApiError::invalid(key.resource, &key.name, causes));
+        }
+        let mine: BTreeSet<String> = old.map(rules::reservations).unwrap_or_default();
+        let taken = |r: &str| !mine.contains(r) && self.cache.reservation(r).is_some();
+        let causes: Vec<Cause> = rules::reservations(new)
+            .iter()
+            .filter(|r| taken(r))
+            .map(|r| rules::already_taken(new, r))
+            .collect();
+        if !causes.is_empty() {
+            return Err(ApiError::invalid(key.resource, &key.name, causes));
+        }
+        rules::allocate(new, &self.ranges, taken).map_err(ApiError::internal)
+    }
+
+    /// Object and reservations: what is new is expected to be absent, what is no longer held is given back.
+    fn transaction(key: &ObjectKey, old: Option<&Object>, new: &Object) -> Result<Txn, ApiError> {
+        let mut stored = new.clone();
+        stored.metadata_mut().remove("resourceVersion");
+        let bytes = serde_json::to_vec(&stored).map_err(ApiError::internal)?;
+        if bytes.len() > MAX_OBJECT_BYTES {
+            let size = bytes.len();
+            return Err(ApiError::too_large(format!(
+                "{key}: the object has {size} bytes as JSON, at most {MAX_OBJECT_BYTES} can be stored"
+            )));
+        }
+        let (before, after) = (old.map(rules::reservations).unwrap_or_default(), rules::reservations(new));
+        let mut txn = Txn::default();
+        for gone in before.difference(&after) {
+            txn.writes.insert(gone.as_str().into(), Write::Delete);
+        }
+        for added in after.difference(&before) {
+            txn.expect.insert(added.as_str().into(), Expect::Absent);
+            txn.writes.insert(added.as_str().into(), Write::Put(key.to_string().into()));
+        }
+        txn.writes.insert(object_key(key), Write::Put(bytes.into()));
+        Ok(txn)
+    }
+
+    /// Whether it was committed: false if somebody else was quicker.
+    async fn commit(&self, txn: Txn) -> Result<bool, ApiError> {
+        match self.cache.commit(txn).await {
+            Ok(_) => Ok(true),
+            Err(CommitError::Unexpected { .. }) => {
+                // The cache may be a moment behind the store; the next try must see what this one failed on.
+                tokio::task::yield_now().await;
+                Ok(false)
+            }
+            Err(error @ CommitError::Engine(_)) => Err(ApiError::internal(error)),
+        }
+    }
+}
+
+/// A JSON value that means that the user left the field out.
+fn is_unset(value: Option<&Value>) -> bool {
+    value.is_none_or(|v| v.is_null() || v.as_str() == Some(""))
+}
+
+#[cfg(test)]
+mod tests;

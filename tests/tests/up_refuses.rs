@@ -1,4 +1,6 @@
 //! What `up` and `down` refuse, in the words that the user sees.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 #![cfg(target_os = "linux")]
 
 use std::{

@@ -102,10 +102,17 @@ impl SledStore {
         let io_error = |source| OpenError::Io { path: dir.to_owned(), source };
         fs::create_dir_all(dir).map_err(io_error)?;
         let db = open_sled(dir)?;
-        let (revision, values) = read_all(dir, &db)?;
+        let (revision, values) =
+            catch_unwind(AssertUnwindSafe(|| read_all(dir, &db))).unwrap_or_else(|_| {
+                Err(OpenError::Damaged { path: dir.to_owned(), detail: "its pages cannot be read".into() })
+            })?;
         let file = OpenOptions::new().read(true).write(true).open(dir.join("db")).map_err(io_error)?;
         // The names of the files must last as well as what is in them.
-        file.sync_all().and_then(|()| File::open(dir)?.sync_all()).map_err(io_error)?;
+        let parent = dir.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let directories = [dir, parent];
+        file.sync_all()
+            .and_then(|()| directories.iter().try_for_each(|d| File::open(d)?.sync_all()))
+            .map_err(io_error)?;
         let acknowledged = dir.join(ACKNOWLEDGED_FILE);
         if let Some(known) = read_acknowledged(&acknowledged).map_err(io_error)?
             && known > revision
@@ -190,12 +197,12 @@ impl<S: Sync> Committer<S> {
     fn commit_group(&mut self, group: Vec<Request>) -> Result<(), String> {
         let mut batch = sled::Batch::default();
         let mut accepted = Vec::with_capacity(group.len());
+        let mut refused = Vec::new();
         for Request { txn, answer } in group {
             let fault = txn.expect.iter().find(|(k, e)| !holds(**e, self.versions.get(*k)));
             if let Some((key, _)) = fault {
                 let found = self.versions.get(key).cloned();
-                // A writer that went away needs no answer.
-                let _ = answer.send(Err(CommitError::Unexpected { key: key.clone(), found }));
+                refused.push((CommitError::Unexpected { key: key.clone(), found }, answer));
                 continue;
             }
             self.revision = Revision(self.revision.0 + 1);
@@ -203,6 +210,7 @@ impl<S: Sync> Committer<S> {
             accepted.push((committed, answer));
         }
         if accepted.is_empty() {
+            refuse(refused);
             return Ok(());
         }
         batch.insert(REVISION_KEY, &self.revision.0.to_be_bytes());
@@ -213,6 +221,10 @@ impl<S: Sync> Committer<S> {
             .map_err(|e| e.to_string())
             .and_then(|()| self.sync.sync().map_err(|e| e.to_string()))
             .and_then(|()| write_acknowledged(&self.acknowledged, self.revision).map_err(|e| e.to_string()));
+        // A refusal speaks of what it found, which may be a write of this very group: not before that is on disk.
+        if durable.is_ok() {
+            refuse(refused);
+        }
         let subscriber = self.subscriber.lock().unwrap_or_else(PoisonError::into_inner);
         for (committed, answer) in accepted {
             match &durable {
@@ -250,6 +262,13 @@ impl<S: Sync> Committer<S> {
             changes.push(Change { key, value });
         }
         Committed { revision, changes }
+    }
+}
+
+fn refuse(refused: Vec<(CommitError, oneshot::Sender<Result<Revision, CommitError>>)>) {
+    for (error, answer) in refused {
+        // A writer that went away needs no answer.
+        let _ = answer.send(Err(error));
     }
 }
 
@@ -330,7 +349,7 @@ fn try_open(dir: &Path) -> Result<sled::Db, OpenError> {
     match catch_unwind(AssertUnwindSafe(|| config.open())) {
         Ok(Ok(db)) => Ok(db),
         Ok(Err(sled::Error::Io(e)))
-            if e.to_string().contains("lock") || e.kind() == io::ErrorKind::WouldBlock =>
+            if e.to_string().contains("could not acquire lock") || e.kind() == io::ErrorKind::WouldBlock =>
         {
             Err(OpenError::InUse { path: dir.to_owned() })
         }

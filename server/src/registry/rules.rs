@@ -1,0 +1,226 @@
+//! The rules of all kinds, as values: metadata, the two parts of an object, and which kind's own rules apply.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::{
+    apps::v1::{Deployment, ReplicaSet},
+    core::v1::{Event, Namespace, Node, Pod, Service},
+    discovery::v1::EndpointSlice,
+};
+use minisvc_proto::{
+    ApiError, Cause, Object, Revision,
+    names::{check_dns_1035_label, check_dns_label, check_dns_subdomain},
+    path::Target,
+};
+use serde_json::Value;
+
+use super::{Part, Ranges, is_unset, service};
+use crate::alloc::Full;
+
+/// Makes the object fit the collection that it is sent to: kind, namespace and a name (given, or made from generateName).
+pub fn admit(target: &Target, object: &mut Object) -> Result<(), ApiError> {
+    let resource = target.resource;
+    for (field, want) in [("apiVersion", resource.api_version()), ("kind", resource.kind.to_owned())] {
+        let have = object.0.get(field).cloned();
+        if is_unset(have.as_ref()) {
+            object.0.insert(field.into(), want.into());
+        } else if have.as_ref().and_then(Value::as_str) != Some(&want) {
+            let have = have.unwrap_or_default();
+            return Err(ApiError::bad_request(format!("{field} is {have}, but this path takes \"{want}\"")));
+        }
+    }
+    match (&target.namespace, object.namespace()) {
+        (Some(path), Some(own)) if path != own => {
+            let message = format!(
+                "the namespace of the provided object does not match the namespace sent on the request: \"{own}\" and \"{path}\""
+            );
+            return Err(ApiError::bad_request(message));
+        }
+        (Some(path), _) => drop(object.metadata_mut().insert("namespace".into(), path.as_str().into())),
+        (None, _) if resource.is_namespaced() => {
+            return Err(ApiError::bad_request("an empty namespace may not be set during creation"));
+        }
+        (None, _) => drop(object.metadata_mut().remove("namespace")),
+    }
+    if object.name().is_empty() {
+        let prefix = object.str_at("/metadata/generateName").unwrap_or("").to_owned();
+        if prefix.is_empty() {
+            let cause = Cause::required("metadata.name", "name or generateName is required");
+            return Err(ApiError::invalid(resource, "", vec![cause]));
+        }
+        // Without vowels, as Kubernetes draws them, so that no word comes of it.
+        const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+        let suffix: String =
+            (0..5).map(|_| char::from(LETTERS[rand::random_range(0..LETTERS.len())])).collect();
+        object.metadata_mut().insert("name".into(), format!("{prefix}{suffix}").into());
+    }
+    Ok(())
+}
+
+/// What only the server may say of a new object.
+pub fn stamp_new(object: &mut Object) {
+    let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let has_spec = object.0.contains_key("spec");
+    let meta = object.metadata_mut();
+    for field in ["resourceVersion", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"] {
+        meta.remove(field);
+    }
+    meta.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
+    meta.insert("creationTimestamp".into(), now.into());
+    if has_spec {
+        meta.insert("generation".into(), 1.into());
+    }
+}
+
+/// Whether the version in `new` (none means any) is the stored one; 400 if it is no version.
+pub fn has_version(new: &Object, stored: Revision) -> Result<bool, ApiError> {
+    match new.str_at("/metadata/resourceVersion").unwrap_or("") {
+        "" => Ok(true),
+        text => text
+            .parse::<Revision>()
+            .map(|r| r == stored)
+            .map_err(|_| ApiError::bad_request(format!("metadata.resourceVersion: {text:?} is no version"))),
+    }
+}
+
+/// The part that this write may not change, and the server's own metadata, keep their stored values.
+pub fn keep_other_part(old: &Object, new: &mut Object, part: Part) {
+    match part {
+        Part::Main => {
+            restore(&old.0, &mut new.0, "status");
+            if let Some(meta) = old.metadata() {
+                for field in [
+                    "uid",
+                    "creationTimestamp",
+                    "generation",
+                    "resourceVersion",
+                    "deletionTimestamp",
+                    "deletionGracePeriodSeconds",
+                ] {
+                    restore(meta, new.metadata_mut(), field);
+                }
+            }
+        }
+        Part::Status => {
+            let status = new.0.remove("status");
+            *new = old.clone();
+            if let Some(status) = status {
+                new.0.insert("status".into(), status);
+            }
+        }
+    }
+}
+
+fn restore(from: &serde_json::Map<String, Value>, to: &mut serde_json::Map<String, Value>, field: &str) {
+    match from.get(field) {
+        Some(value) => drop(to.insert(field.into(), value.clone())),
+        None => drop(to.remove(field)),
+    }
+}
+
+/// A changed spec is a new generation.
+pub fn bump_generation(old: &Object, new: &mut Object) {
+    if old.0.get("spec") != new.0.get("spec") {
+        let next = old.generation() + 1;
+        new.metadata_mut().insert("generation".into(), next.into());
+    }
+}
+
+/// A pod on a node, marked as ending; `None` if the object goes at once.
+pub fn graceful_deletion(object: &Object, grace: Option<i64>) -> Option<Object> {
+    let on_a_node = object.kind() == "Pod" && object.str_at("/spec/nodeName").is_some_and(|n| !n.is_empty());
+    let own = object.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(30);
+    let grace = grace.unwrap_or(own).max(0);
+    if !on_a_node || grace == 0 {
+        return None;
+    }
+    let mut marked = object.clone();
+    let before = object.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64);
+    // A later request may shorten the time, never lengthen it.
+    if before.is_none_or(|b| grace < b) {
+        let end = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(grace);
+        let meta = marked.metadata_mut();
+        meta.insert("deletionTimestamp".into(), end.strftime("%Y-%m-%dT%H:%M:%SZ").to_string().into());
+        meta.insert("deletionGracePeriodSeconds".into(), grace.into());
+    }
+    Some(marked)
+}
+
+/// Defaults and what a write inherits from the stored object.
+pub fn prepare(old: Option<&Object>, new: &mut Object) {
+    if new.kind() == "Service" {
+        // Defaults first: ports are recognised by name and protocol.
+        service::set_defaults(new);
+        if let Some(old) = old {
+            service::inherit(old, new);
+        }
+    }
+}
+
+/// Every fault of the object, each with its field.
+pub fn validate(old: Option<&Object>, new: &Object, ranges: &Ranges) -> Vec<Cause> {
+    let mut faults = Vec::new();
+    let name = match new.kind() {
+        "Service" => check_dns_1035_label(new.name()),
+        "Namespace" => check_dns_label(new.name()),
+        _ => check_dns_subdomain(new.name()),
+    };
+    if let Err(rule) = name {
+        faults.push(Cause::invalid("metadata.name", new.name(), rule.0));
+    }
+    let typed = match new.kind() {
+        "Service" => new.typed::<Service>().map(drop),
+        "Pod" => new.typed::<Pod>().map(drop),
+        "Node" => new.typed::<Node>().map(drop),
+        "Namespace" => new.typed::<Namespace>().map(drop),
+        "Event" => new.typed::<Event>().map(drop),
+        "EndpointSlice" => new.typed::<EndpointSlice>().map(drop),
+        "Deployment" => new.typed::<Deployment>().map(drop),
+        "ReplicaSet" => new.typed::<ReplicaSet>().map(drop),
+        _ => Ok(()),
+    };
+    if let Err(error) = typed {
+        faults.push(Cause::invalid("", new.kind(), &format!("a field has the wrong type: {error}")));
+        return faults;
+    }
+    if new.kind() == "Service" {
+        faults.extend(service::validate(new, &ranges.services, &ranges.node_ports));
+        let ip = |o: &Object| o.str_at("/spec/clusterIP").unwrap_or("").to_owned();
+        let is_name = |o: &Object| o.str_at("/spec/type") == Some("ExternalName");
+        if let Some(old) = old
+            && ip(old) != ip(new)
+            && !ip(old).is_empty()
+            && !is_name(old)
+            && !is_name(new)
+        {
+            faults.push(Cause::invalid("spec.clusterIPs[0]", ip(new), "may not change once set"));
+        }
+    }
+    faults
+}
+
+/// What the object holds in the store besides itself.
+pub fn reservations(object: &Object) -> BTreeSet<String> {
+    if object.kind() == "Service" { service::reservations(object) } else { BTreeSet::new() }
+}
+
+/// Gives the object what it needs and does not name.
+pub fn allocate(object: &mut Object, ranges: &Ranges, taken: impl Fn(&str) -> bool) -> Result<(), Full> {
+    if object.kind() == "Service" {
+        service::allocate(object, &ranges.services, &ranges.node_ports, rand::random, taken)?;
+    }
+    Ok(())
+}
+
+/// The fault of naming what somebody else holds, in the words that clients look for.
+pub fn already_taken(object: &Object, reservation: &str) -> Cause {
+    if let Some(ip) = reservation.strip_prefix("/reserved/clusterips/") {
+        let why = format!("failed to allocate IP {ip}: provided IP is already allocated");
+        return Cause::invalid("spec.clusterIPs", serde_json::json!([ip]), &why);
+    }
+    let port: u64 = reservation.rsplit('/').next().and_then(|p| p.parse().ok()).unwrap_or(0);
+    let ports =
+        object.pointer("/spec/ports").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let at = ports.iter().position(|p| p.get("nodePort").and_then(Value::as_u64) == Some(port)).unwrap_or(0);
+    Cause::invalid(format!("spec.ports[{at}].nodePort"), port, "provided port is already allocated")
+}

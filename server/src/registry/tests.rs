@@ -1,0 +1,175 @@
+use minisvc_proto::{
+    Reason,
+    resource::{PODS, SERVICES},
+};
+use serde_json::json;
+
+use super::*;
+use crate::store::memory::MemoryStore;
+
+async fn registry() -> Registry {
+    let cache = Cache::open(Arc::new(MemoryStore::default())).unwrap();
+    let ranges = Ranges {
+        services: ServiceRange::new("10.96.0.0/16".parse().unwrap()).unwrap(),
+        node_ports: NodePortRange::new(30000..=32767).unwrap(),
+    };
+    let registry = Registry::new(cache, ranges);
+    let namespace = Object::new(&NAMESPACES, None, "default");
+    registry
+        .create(&Target::collection(&NAMESPACES, None), namespace, WriteOptions::default())
+        .await
+        .unwrap();
+    registry
+}
+
+fn object(json: Value) -> Object {
+    serde_json::from_value(json).unwrap()
+}
+
+fn service(name: &str, node_port: u16) -> Object {
+    object(
+        json!({"metadata": {"name": name}, "spec": {"type": "NodePort", "ports": [{"port": 80, "nodePort": node_port}]}}),
+    )
+}
+
+fn key(name: &str) -> ObjectKey {
+    ObjectKey::namespaced(&SERVICES, "default", name)
+}
+
+async fn create(registry: &Registry, object: Object) -> Result<Arc<Object>, ApiError> {
+    let target = Target::collection(&SERVICES, Some("default"));
+    registry.create(&target, object, WriteOptions::default()).await
+}
+
+#[tokio::test]
+async fn a_created_service_has_all_that_the_server_gives_and_keeps_what_it_does_not_know() {
+    let registry = registry().await;
+    let mut wish = service("web", 0);
+    wish.spec_mut().insert("fromTheFuture".into(), json!({"a": 1}));
+    let made = create(&registry, wish).await.unwrap();
+    assert_eq!(made.pointer("/spec/fromTheFuture/a"), Some(&json!(1)));
+    assert!(made.str_at("/spec/clusterIP").unwrap().starts_with("10.96."));
+    assert!(made.pointer("/spec/ports/0/nodePort").unwrap().as_u64().unwrap() >= 30086);
+    assert_eq!((made.generation(), made.uid().len(), made.namespace()), (1, 36, Some("default")));
+    assert_eq!(create(&registry, service("web", 0)).await.unwrap_err().reason, Reason::AlreadyExists);
+}
+
+#[tokio::test]
+async fn of_many_that_want_one_port_one_wins_and_the_others_hear_why() {
+    let registry = registry().await;
+    let tries = (0..16).map(|i| {
+        let registry = registry.clone();
+        tokio::spawn(async move { create(&registry, service(&format!("s{i}"), 30100)).await })
+    });
+    let mut won = 0;
+    for one in tries.collect::<Vec<_>>() {
+        match one.await.unwrap() {
+            Ok(_) => won += 1,
+            Err(e) => assert!(e.message.ends_with("provided port is already allocated"), "{}", e.message),
+        }
+    }
+    assert_eq!(won, 1);
+    let winner = registry.list(&SERVICES, None).1[0].name().to_owned();
+    registry.delete(&key(&winner), DeleteOptions::default()).await.unwrap();
+    create(&registry, service("next", 30100)).await.expect("a freed port is free at once");
+}
+
+#[tokio::test]
+async fn an_update_needs_the_version_it_names_and_applies_the_original_again() {
+    let registry = registry().await;
+    let made = create(&registry, service("web", 30100)).await.unwrap();
+    let again = object(
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "default"},
+        "spec": {"type": "NodePort", "ports": [{"port": 80}]}}),
+    );
+    let same = registry.update(Part::Main, again.clone(), WriteOptions::default()).await.unwrap();
+    assert_eq!(same.revision(), made.revision(), "nothing changed, so nothing was written");
+
+    let mut changed = (*made).clone();
+    changed.spec_mut().insert("selector".into(), json!({"app": "web"}));
+    let second = registry.update(Part::Main, changed.clone(), WriteOptions::default()).await.unwrap();
+    assert_eq!(second.generation(), 2);
+    let stale = registry.update(Part::Main, changed, WriteOptions::default()).await.unwrap_err();
+    assert_eq!(stale.reason, Reason::Conflict);
+
+    let mut moved = (*second).clone();
+    moved.spec_mut().insert("clusterIP".into(), "10.96.9.9".into());
+    let fixed = registry.update(Part::Main, moved, WriteOptions::default()).await.unwrap_err();
+    assert!(fixed.message.contains("may not change once set"), "{}", fixed.message);
+}
+
+#[tokio::test]
+async fn each_part_is_written_without_the_other() {
+    let registry = registry().await;
+    let made = create(&registry, service("web", 0)).await.unwrap();
+    let mut both = (*made).clone();
+    both.status_mut().insert("x".into(), 1.into());
+    both.spec_mut().insert("selector".into(), json!({"a": "b"}));
+    let after = registry.update(Part::Status, both.clone(), WriteOptions::default()).await.unwrap();
+    assert_eq!((after.pointer("/status/x"), after.pointer("/spec/selector")), (Some(&json!(1)), None));
+    let after = registry
+        .modify(&key("web"), Part::Main, |o| {
+            o.0.remove("status");
+            Ok(true)
+        })
+        .await
+        .unwrap();
+    assert_eq!(after.pointer("/status/x"), Some(&json!(1)));
+}
+
+#[tokio::test]
+async fn writers_without_a_version_do_not_lose_each_others_changes() {
+    let registry = registry().await;
+    create(&registry, service("web", 0)).await.unwrap();
+    let writers = (0..8).map(|i| {
+        let registry = registry.clone();
+        tokio::spawn(async move {
+            let label = |o: &mut Object| {
+                let labels = o.metadata_mut().entry("labels").or_insert_with(|| json!({}));
+                labels[format!("l{i}")] = "x".into();
+                Ok(true)
+            };
+            registry.modify(&key("web"), Part::Main, label).await.map(drop)
+        })
+    });
+    for one in writers.collect::<Vec<_>>() {
+        one.await.unwrap().unwrap();
+    }
+    assert_eq!(registry.get(&key("web")).unwrap().labels().len(), 8);
+}
+
+#[tokio::test]
+async fn a_dry_run_reserves_nothing_and_a_fault_leaves_nothing() {
+    let registry = registry().await;
+    let target = Target::collection(&SERVICES, Some("default"));
+    registry.create(&target, service("a", 30100), WriteOptions { dry_run: true }).await.unwrap();
+    create(&registry, service("b", 30100)).await.unwrap();
+    let error = create(&registry, service("c", 80)).await.unwrap_err();
+    assert_eq!((error.code, registry.list(&SERVICES, None).1.len()), (422, 1));
+    let big = object(json!({"metadata": {"name": "big", "annotations": {"a": "x".repeat(MAX_OBJECT_BYTES)}},
+        "spec": {"ports": [{"port": 1}]}}));
+    assert_eq!(create(&registry, big).await.unwrap_err().code, 413);
+    let lost = Target::collection(&SERVICES, Some("nowhere"));
+    let error = registry.create(&lost, service("a", 0), WriteOptions::default()).await.unwrap_err();
+    assert_eq!(error.message, "namespaces \"nowhere\" not found");
+}
+
+#[tokio::test]
+async fn a_pod_on_a_node_is_marked_first_and_the_time_only_shrinks() {
+    let registry = registry().await;
+    let pod = object(
+        json!({"metadata": {"generateName": "p-"}, "spec": {"nodeName": "n1", "containers": [{"name": "c"}]}}),
+    );
+    let target = Target::collection(&PODS, Some("default"));
+    let pod = registry.create(&target, pod, WriteOptions::default()).await.unwrap();
+    let key = pod.key().unwrap();
+    assert_eq!(pod.name().len(), 7);
+    let grace = |s| DeleteOptions { grace_seconds: Some(s), ..DeleteOptions::default() };
+    let marked = registry.delete(&key, grace(20)).await.unwrap();
+    assert_eq!(marked.pointer("/metadata/deletionGracePeriodSeconds"), Some(&json!(20)));
+    assert_eq!(registry.delete(&key, grace(60)).await.unwrap().revision(), marked.revision());
+    let other = DeleteOptions { uid: Some("other".into()), grace_seconds: Some(0) };
+    assert!(registry.delete(&key, other).await.unwrap_err().is_conflict());
+    registry.delete(&key, grace(0)).await.unwrap();
+    assert!(registry.get(&key).unwrap_err().is_not_found());
+}
