@@ -4,6 +4,7 @@
 //! transaction that expects exactly what was read. Where somebody else was quicker, a request that names a version gets a
 //! conflict, and one that does not is worked out again on the new state.
 
+pub mod nodes;
 pub mod rules;
 pub mod service;
 
@@ -15,7 +16,7 @@ use minisvc_proto::{
 use serde_json::Value;
 
 use crate::{
-    alloc::{NodePortRange, ServiceRange},
+    alloc::{NodePortRange, PodRange, ServiceRange},
     cache::{Cache, Entry, Watch, object_key},
     store::{CommitError, Expect, Txn, Write},
 };
@@ -32,6 +33,8 @@ pub struct Ranges {
     pub services: ServiceRange,
     /// Node ports.
     pub node_ports: NodePortRange,
+    /// Pod addresses, a part for each node.
+    pub pods: PodRange,
 }
 
 /// How a write is meant.

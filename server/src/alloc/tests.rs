@@ -61,3 +61,22 @@ proptest! {
         prop_assert_eq!(taken.len(), usize::from(size));
     }
 }
+
+#[test]
+fn each_node_gets_the_first_free_part_of_the_pod_range() {
+    let net = |s: &str| s.parse::<Ipv4Net>().unwrap();
+    let range = PodRange::new(net("10.244.3.0/22")).unwrap();
+    let first = net("10.244.0.0/24");
+    assert_eq!(range.pick(|_| false), Ok(first));
+    assert_eq!(range.pick(|p| p == first), Ok(net("10.244.1.0/24")));
+    assert_eq!(range.pick(|_| true), Err(Full));
+    for (cidr, part) in [
+        ("10.244.3.0/24", true),
+        ("10.244.4.0/24", false),
+        ("10.244.3.1/24", false),
+        ("10.244.2.0/23", false),
+    ] {
+        assert_eq!(range.is_part(net(cidr)), part, "{cidr}");
+    }
+    assert!(PodRange::new(net("10.244.0.0/25")).is_err());
+}

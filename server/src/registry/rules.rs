@@ -14,7 +14,7 @@ use minisvc_proto::{
 };
 use serde_json::Value;
 
-use super::{Part, Ranges, is_unset, service};
+use super::{Part, Ranges, is_unset, nodes, service};
 use crate::alloc::Full;
 
 /// Makes the object fit the collection that it is sent to: kind, namespace and a name (given, or made from generateName).
@@ -148,12 +148,16 @@ pub fn graceful_deletion(object: &Object, grace: Option<i64>) -> Option<Object> 
 
 /// Defaults and what a write inherits from the stored object.
 pub fn prepare(old: Option<&Object>, new: &mut Object) {
-    if new.kind() == "Service" {
-        // Defaults first: ports are recognised by name and protocol.
-        service::set_defaults(new);
-        if let Some(old) = old {
-            service::inherit(old, new);
+    match (new.kind(), old) {
+        ("Service", old) => {
+            // Defaults first: ports are recognised by name and protocol.
+            service::set_defaults(new);
+            if let Some(old) = old {
+                service::inherit(old, new);
+            }
         }
+        ("Node", Some(old)) => nodes::inherit(old, new),
+        _ => {}
     }
 }
 
@@ -183,44 +187,36 @@ pub fn validate(old: Option<&Object>, new: &Object, ranges: &Ranges) -> Vec<Caus
         faults.push(Cause::invalid("", new.kind(), &format!("a field has the wrong type: {error}")));
         return faults;
     }
-    if new.kind() == "Service" {
-        faults.extend(service::validate(new, &ranges.services, &ranges.node_ports));
-        let ip = |o: &Object| o.str_at("/spec/clusterIP").unwrap_or("").to_owned();
-        let is_name = |o: &Object| o.str_at("/spec/type") == Some("ExternalName");
-        if let Some(old) = old
-            && ip(old) != ip(new)
-            && !ip(old).is_empty()
-            && !is_name(old)
-            && !is_name(new)
-        {
-            faults.push(Cause::invalid("spec.clusterIPs[0]", ip(new), "may not change once set"));
+    match new.kind() {
+        "Service" => {
+            faults.extend(service::validate(new, &ranges.services, &ranges.node_ports));
+            faults.extend(old.and_then(|old| service::changed_address(old, new)));
         }
+        "Node" => faults.extend(nodes::validate(old, new, &ranges.pods)),
+        _ => {}
     }
     faults
 }
 
 /// What the object holds in the store besides itself.
 pub fn reservations(object: &Object) -> BTreeSet<String> {
-    if object.kind() == "Service" { service::reservations(object) } else { BTreeSet::new() }
+    match object.kind() {
+        "Service" => service::reservations(object),
+        "Node" => nodes::reservations(object),
+        _ => BTreeSet::new(),
+    }
 }
 
 /// Gives the object what it needs and does not name.
 pub fn allocate(object: &mut Object, ranges: &Ranges, taken: impl Fn(&str) -> bool) -> Result<(), Full> {
-    if object.kind() == "Service" {
-        service::allocate(object, &ranges.services, &ranges.node_ports, rand::random, taken)?;
+    match object.kind() {
+        "Service" => service::allocate(object, &ranges.services, &ranges.node_ports, rand::random, taken),
+        "Node" => nodes::allocate(object, &ranges.pods, taken),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// The fault of naming what somebody else holds, in the words that clients look for.
 pub fn already_taken(object: &Object, reservation: &str) -> Cause {
-    if let Some(ip) = reservation.strip_prefix("/reserved/clusterips/") {
-        let why = format!("failed to allocate IP {ip}: provided IP is already allocated");
-        return Cause::invalid("spec.clusterIPs", serde_json::json!([ip]), &why);
-    }
-    let port: u64 = reservation.rsplit('/').next().and_then(|p| p.parse().ok()).unwrap_or(0);
-    let ports =
-        object.pointer("/spec/ports").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let at = ports.iter().position(|p| p.get("nodePort").and_then(Value::as_u64) == Some(port)).unwrap_or(0);
-    Cause::invalid(format!("spec.ports[{at}].nodePort"), port, "provided port is already allocated")
+    nodes::already_taken(reservation).unwrap_or_else(|| service::already_taken(object, reservation))
 }

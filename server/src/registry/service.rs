@@ -272,6 +272,27 @@ pub fn reservations(service: &Object) -> BTreeSet<String> {
         .collect()
 }
 
+/// The fault of changing an address that is given for life; moving to and from ExternalName changes it.
+pub fn changed_address(old: &Object, new: &Object) -> Option<Cause> {
+    let ip = |o: &Object| o.str_at("/spec/clusterIP").unwrap_or("").to_owned();
+    let is_name = |o: &Object| service_type(o) == "ExternalName";
+    let changed = ip(old) != ip(new) && !ip(old).is_empty() && !is_name(old) && !is_name(new);
+    changed.then(|| Cause::invalid("spec.clusterIPs[0]", ip(new), "may not change once set"))
+}
+
+/// The fault of naming an address or port of another service.
+pub fn already_taken(service: &Object, reservation: &str) -> Cause {
+    if let Some(ip) = reservation.strip_prefix("/reserved/clusterips/") {
+        let why = format!("failed to allocate IP {ip}: provided IP is already allocated");
+        return Cause::invalid("spec.clusterIPs", json!([ip]), &why);
+    }
+    let port: u64 = reservation.rsplit('/').next().and_then(|p| p.parse().ok()).unwrap_or(0);
+    let ports =
+        service.pointer("/spec/ports").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let at = ports.iter().position(|p| p.get("nodePort").and_then(Value::as_u64) == Some(port)).unwrap_or(0);
+    Cause::invalid(format!("spec.ports[{at}].nodePort"), port, "provided port is already allocated")
+}
+
 /// Gives a valid service the address and node ports that it needs and does not name. `taken` knows the reservations of others;
 /// `random` is a fresh number. TCP and UDP entries with one port number share one nodePort (KEP-3668).
 pub fn allocate(

@@ -1,6 +1,6 @@
 use minisvc_proto::{
     Reason,
-    resource::{PODS, SERVICES},
+    resource::{NODES, PODS, SERVICES},
 };
 use serde_json::json;
 
@@ -12,6 +12,7 @@ async fn registry() -> Registry {
     let ranges = Ranges {
         services: ServiceRange::new("10.96.0.0/16".parse().unwrap()).unwrap(),
         node_ports: NodePortRange::new(30000..=32767).unwrap(),
+        pods: PodRange::new("10.244.0.0/16".parse().unwrap()).unwrap(),
     };
     let registry = Registry::new(cache, ranges);
     let namespace = Object::new(&NAMESPACES, None, "default");
@@ -172,4 +173,34 @@ async fn a_pod_on_a_node_is_marked_first_and_the_time_only_shrinks() {
     assert!(registry.delete(&key, other).await.unwrap_err().is_conflict());
     registry.delete(&key, grace(0)).await.unwrap();
     assert!(registry.get(&key).unwrap_err().is_not_found());
+}
+
+#[tokio::test]
+async fn nodes_get_a_pod_range_each_and_give_it_back() {
+    let registry = registry().await;
+    let target = Target::collection(&NODES, None);
+    let create = |name: &'static str, spec: Value| {
+        let (registry, target) = (registry.clone(), target.clone());
+        async move {
+            let node = object(json!({"metadata": {"name": name}, "spec": spec}));
+            registry.create(&target, node, WriteOptions::default()).await
+        }
+    };
+    let made = futures::future::join_all(["a", "b", "c"].map(|n| create(n, json!({})))).await;
+    let cidrs: BTreeSet<String> =
+        made.into_iter().map(|n| n.unwrap().str_at("/spec/podCIDR").unwrap().to_owned()).collect();
+    assert_eq!(
+        cidrs.iter().map(String::as_str).collect::<Vec<_>>(),
+        ["10.244.0.0/24", "10.244.1.0/24", "10.244.2.0/24"]
+    );
+    let taken = create("d", json!({"podCIDR": "10.244.1.0/24"})).await.unwrap_err();
+    assert!(taken.message.ends_with("is already the pod range of another node"), "{}", taken.message);
+
+    let gone = registry
+        .list(&NODES, None)
+        .1
+        .into_iter()
+        .find(|n| n.str_at("/spec/podCIDR") == Some("10.244.1.0/24"));
+    registry.delete(&gone.unwrap().key().unwrap(), DeleteOptions::default()).await.unwrap();
+    assert_eq!(create("d", json!({})).await.unwrap().str_at("/spec/podCIDR"), Some("10.244.1.0/24"));
 }
