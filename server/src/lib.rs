@@ -4,6 +4,7 @@ pub mod alloc;
 pub mod cache;
 pub mod controllers;
 pub mod patch;
+pub mod pki;
 pub mod progress;
 pub mod registry;
 pub mod scheduler;
