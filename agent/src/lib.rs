@@ -3,6 +3,7 @@
 pub mod config;
 #[cfg(target_os = "linux")]
 pub mod dataplane;
+pub mod dns;
 #[cfg(target_os = "linux")]
 pub mod nft;
 pub mod plan;

@@ -1,0 +1,12 @@
+//! Names of services for this node's pods, answered from memory; all other names go to the machine's resolvers.
+
+mod answer;
+mod server;
+mod upstream;
+mod zone;
+
+pub use self::{
+    server::Listeners,
+    upstream::parse_resolv_conf,
+    zone::{Lookup, Zone},
+};

@@ -1,0 +1,159 @@
+use std::net::Ipv4Addr;
+
+use hickory_proto::{
+    op::{Edns, Message, MessageType, OpCode, Query},
+    rr::{Name, RData, Record, RecordType, rdata::A},
+};
+use k8s_openapi::api::core::v1::Service;
+use serde_json::json;
+
+use super::*;
+
+const ABROAD: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 80);
+
+fn zone(ip: &str) -> Arc<Zone> {
+    let service: Service = serde_json::from_value(json!({"spec": {"clusterIP": ip}})).unwrap();
+    let key = ("default".to_owned(), "web".to_owned());
+    Arc::new(Zone::build("cluster.local", [(&key, &service, vec![])]))
+}
+
+fn loopback() -> SocketAddr {
+    SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0)
+}
+
+/// A server on loopback; it ends when the guard is dropped.
+async fn server(upstreams: Vec<SocketAddr>) -> (SocketAddr, Arc<ArcSwap<Zone>>, tokio_util::sync::DropGuard) {
+    let listeners = Listeners::bind(&[loopback()]).await.unwrap();
+    let address = listeners.addresses().unwrap()[0];
+    let (zone, stop) = (Arc::new(ArcSwap::new(zone("10.96.0.7"))), CancellationToken::new());
+    tokio::spawn(listeners.serve(zone.clone(), upstreams, stop.clone()));
+    (address, zone, stop.drop_guard())
+}
+
+fn question(name: &str) -> Message {
+    let mut message = Message::new(4711, MessageType::Query, OpCode::Query);
+    message.add_query(Query::query(Name::from_ascii(name).unwrap(), RecordType::A));
+    let mut edns = Edns::new();
+    edns.set_max_payload(1111).set_dnssec_ok(true);
+    message.set_edns(edns);
+    message
+}
+
+async fn over_udp(server: SocketAddr, question: &Message) -> Message {
+    let socket = UdpSocket::bind(loopback()).await.unwrap();
+    socket.connect(server).await.unwrap();
+    socket.send(&question.to_vec().unwrap()).await.unwrap();
+    let mut buffer = vec![0; LARGEST];
+    let length = socket.recv(&mut buffer).await.unwrap();
+    Message::from_vec(&buffer[..length]).unwrap()
+}
+
+async fn over_tcp(stream: &mut TcpStream, question: &Message) -> Message {
+    write_message(stream, &question.to_vec().unwrap()).await.unwrap();
+    Message::from_vec(&read_message(stream).await.unwrap()).unwrap()
+}
+
+fn addresses(message: &Message) -> Vec<Ipv4Addr> {
+    assert_eq!(message.metadata.id, 4711);
+    message.answers.iter().map(|r| if let RData::A(A(ip)) = r.data { ip } else { panic!("{r}") }).collect()
+}
+
+/// What a resolver does with a question.
+#[derive(Clone, Copy)]
+enum Mood {
+    Answers,
+    Fails,
+    /// Says nothing over UDP.
+    Silent,
+    /// Answers, but first with an answer as a forger sends it, with an id that is not the question's.
+    AfterForgery,
+}
+
+/// A resolver on loopback.
+async fn resolver(mood: Mood) -> SocketAddr {
+    let tcp = TcpListener::bind(loopback()).await.unwrap();
+    let address = tcp.local_addr().unwrap();
+    let udp = UdpSocket::bind(address).await.unwrap();
+    let reply = move |bytes: &[u8]| {
+        let mut message = Message::from_vec(bytes).unwrap();
+        // The question has come as it was sent.
+        assert!(message.edns.as_ref().unwrap().flags().dnssec_ok);
+        assert_eq!(message.max_payload(), 1111);
+        message.metadata.message_type = MessageType::Response;
+        if let Mood::Fails = mood {
+            message.metadata.response_code = ResponseCode::ServFail;
+        } else {
+            let name = message.queries[0].name().clone();
+            message.add_answer(Record::from_rdata(name, 60, RData::A(A(ABROAD))));
+        }
+        message.to_vec().unwrap()
+    };
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = tcp.accept().await.unwrap();
+            let answer = reply(&read_message(&mut stream).await.unwrap());
+            write_message(&mut stream, &answer).await.unwrap();
+        }
+    });
+    tokio::spawn(async move {
+        let mut buffer = vec![0; LARGEST];
+        loop {
+            let (length, from) = udp.recv_from(&mut buffer).await.unwrap();
+            let mut answer = reply(&buffer[..length]);
+            if let Mood::AfterForgery = mood {
+                answer[0] ^= 1;
+                udp.send_to(&answer, from).await.unwrap();
+                answer[0] ^= 1;
+            }
+            if !matches!(mood, Mood::Silent) {
+                udp.send_to(&answer, from).await.unwrap();
+            }
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn the_newest_zone_answers_over_udp_and_tcp() {
+    let (address, zone_now, _stop) = server(Vec::new()).await;
+    let web = question("web.default.svc.cluster.local.");
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    for ip in ["10.96.0.7", "10.96.0.8"] {
+        zone_now.store(zone(ip));
+        let want: [Ipv4Addr; 1] = [ip.parse().unwrap()];
+        assert_eq!(addresses(&over_udp(address, &web).await), want);
+        // Many questions on one connection.
+        assert_eq!(addresses(&over_tcp(&mut stream, &web).await), want);
+        assert_eq!(addresses(&over_tcp(&mut stream, &web).await), want);
+    }
+}
+
+#[tokio::test]
+async fn other_names_are_asked_of_the_resolvers() {
+    // Nobody listens here.
+    let closed = {
+        let listener = TcpListener::bind(loopback()).await.unwrap();
+        listener.local_addr().unwrap()
+    };
+    let abroad = question("www.example.com.");
+    let good = resolver(Mood::Answers).await;
+    for (upstreams, want) in [
+        (vec![good], Some(ABROAD)),
+        (vec![closed, good], Some(ABROAD)),
+        (vec![resolver(Mood::Fails).await, good], Some(ABROAD)),
+        (vec![resolver(Mood::AfterForgery).await], Some(ABROAD)),
+        (vec![resolver(Mood::Silent).await, good], Some(ABROAD)),
+        (vec![resolver(Mood::Fails).await], None),
+        (vec![closed], None),
+        (vec![], None),
+    ] {
+        let (address, _, _stop) = server(upstreams.clone()).await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        for answer in [over_udp(address, &abroad).await, over_tcp(&mut stream, &abroad).await] {
+            assert_eq!(addresses(&answer), Vec::from_iter(want), "{upstreams:?}");
+            let code = if want.is_some() { ResponseCode::NoError } else { ResponseCode::ServFail };
+            assert_eq!(answer.metadata.response_code, code, "{upstreams:?}");
+            assert_eq!(answer.queries, abroad.queries);
+        }
+    }
+}
