@@ -32,5 +32,12 @@ pub struct AgentConfig {
     pub cluster_domain: String,
 }
 
+impl AgentConfig {
+    /// Where this node's pods ask for names: the tenth address of the service range.
+    pub fn dns_ip(&self) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.service_cidr.network()) + 10)
+    }
+}
+
 /// Where the agent's own API listens, on the node's address.
 pub const API_PORT: u16 = 10250;

@@ -7,6 +7,7 @@ pub mod dns;
 #[cfg(target_os = "linux")]
 pub mod nft;
 pub mod plan;
+#[cfg(target_os = "linux")]
 pub mod sync;
 #[cfg(target_os = "linux")]
 pub mod sys;

@@ -71,7 +71,7 @@ pub struct ServicePlan {
 }
 
 /// Plans one service from its slices: ready endpoints; if there are none, those that serve while they terminate.
-pub fn plan_service(service: &Service, slices: &[EndpointSlice]) -> ServicePlan {
+pub fn plan_service(service: &Service, slices: &[&EndpointSlice]) -> ServicePlan {
     let mut plan = ServicePlan::default();
     let Some(spec) = &service.spec else { return plan };
     if spec.type_.as_deref() == Some("ExternalName") {
@@ -96,7 +96,7 @@ pub fn plan_service(service: &Service, slices: &[EndpointSlice]) -> ServicePlan 
 }
 
 fn endpoints(
-    slices: &[EndpointSlice],
+    slices: &[&EndpointSlice],
     name: &str,
     proto: Proto,
     target: Option<&IntOrString>,

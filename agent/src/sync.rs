@@ -1,5 +1,8 @@
-//! The only place that composes: watches the server, keeps the picture, and hands it to dataplane, pods and DNS.
+//! The loops that join what the server says, what is decided, and what the kernel and the processes do.
 
+pub mod events;
+pub mod readiness;
 pub mod registration;
 pub mod reporter;
+pub mod services;
 pub mod world;

@@ -1,18 +1,31 @@
-//! The cluster's names as a value, rebuilt from services and slices whenever one of them changes.
+//! The cluster's names as a value: a new one is made when a service's names change, which its endpoints alone do not bring about
+//! (but for a headless service).
 
-use std::{collections::HashMap, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::Ipv4Addr,
+    ops::Bound,
+    sync::Arc,
+};
 
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
+
+use crate::plan::ServiceKey;
 
 /// All names of the zone and what they stand for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Zone {
     /// `cluster.local`: lower case, no dot at its end.
     origin: String,
-    /// What stands before `.svc.ORIGIN`. A name without addresses exists all the same: it has other names below it, or records
-    /// of a type that is not A.
-    names: HashMap<String, Vec<Ipv4Addr>>,
+    services: BTreeMap<ServiceKey, Arc<Names>>,
 }
+
+/// What stands before a service's own name: nothing, or the host name of an endpoint. A name without addresses exists all the
+/// same: it has other names below it, or records of a type that is not A.
+type Names = HashMap<String, Vec<Ipv4Addr>>;
+
+/// A service that was touched, with its slices; `None` if it is gone.
+pub type Touched<'a> = (&'a ServiceKey, Option<(&'a Service, Vec<&'a EndpointSlice>)>);
 
 /// What a zone says about a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,29 +43,27 @@ pub enum Lookup<'z> {
 }
 
 impl Zone {
-    /// The names of these services, each given by namespace and name, with its slices.
-    pub fn build<'a>(
-        domain: &str,
-        services: impl IntoIterator<Item = (&'a (String, String), &'a Service, Vec<&'a EndpointSlice>)>,
-    ) -> Self {
-        let mut names: HashMap<String, Vec<Ipv4Addr>> = HashMap::new();
-        for ((namespace, name), service, slices) in services {
-            names.entry(namespace.clone()).or_default();
-            let Some(spec) = &service.spec else { continue };
-            let own = format!("{name}.{namespace}");
-            match spec.cluster_ip.as_deref() {
-                _ if spec.type_.as_deref() == Some("ExternalName") => {
-                    names.insert(own, Vec::new());
-                }
-                Some("None") => headless(&mut names, &own, &slices),
-                // An address that is no IPv4 address is of another record type; none at all is not allocated yet.
-                ip => {
-                    let addresses = ip.and_then(|ip| ip.parse().ok()).into_iter().collect();
-                    names.insert(own, addresses);
-                }
+    /// A zone without any service.
+    pub fn empty(domain: &str) -> Self {
+        Zone { origin: domain.trim_end_matches('.').to_ascii_lowercase(), services: BTreeMap::new() }
+    }
+
+    /// The zone after these services changed; `None` if no name did.
+    pub fn with<'a>(&self, touched: impl IntoIterator<Item = Touched<'a>>) -> Option<Self> {
+        let mut new: Option<Zone> = None;
+        for (key, state) in touched {
+            let names = state.map(|(service, slices)| names(service, &slices));
+            let old = new.as_ref().unwrap_or(self).services.get(key).map(AsRef::as_ref);
+            if old == names.as_ref() {
+                continue;
+            }
+            let services = &mut new.get_or_insert_with(|| self.clone()).services;
+            match names {
+                Some(names) => drop(services.insert(key.clone(), Arc::new(names))),
+                None => drop(services.remove(key)),
             }
         }
-        Zone { origin: domain.trim_end_matches('.').to_ascii_lowercase(), names }
+        new
     }
 
     /// The zone's own name, without a dot at its end.
@@ -71,27 +82,53 @@ impl Zone {
             // `mycluster.local` is no name of `cluster.local`.
             None => Lookup::Outside,
             Some("svc") => Lookup::NoData,
-            Some(below) => match below.strip_suffix(".svc").and_then(|own| self.names.get(own)) {
-                None => Lookup::NoSuchName,
-                Some(addresses) if addresses.is_empty() => Lookup::NoData,
-                Some(addresses) => Lookup::Addresses(addresses),
-            },
+            Some(below) => below.strip_suffix(".svc").map_or(Lookup::NoSuchName, |own| self.own(own)),
         }
+    }
+
+    /// `NAMESPACE`, `SERVICE.NAMESPACE` or `HOST.SERVICE.NAMESPACE`.
+    fn own(&self, own: &str) -> Lookup<'_> {
+        let mut parts = own.rsplitn(3, '.');
+        let (namespace, service, host) =
+            (parts.next().unwrap_or_default(), parts.next(), parts.next().unwrap_or_default());
+        let key = |name: &str| ServiceKey { namespace: namespace.to_owned(), name: name.to_owned() };
+        let Some(service) = service else {
+            let from = Bound::Included(key(""));
+            let first = self.services.range((from, Bound::Unbounded)).next();
+            let known = first.is_some_and(|(k, _)| k.namespace == namespace);
+            return if known { Lookup::NoData } else { Lookup::NoSuchName };
+        };
+        match self.services.get(&key(service)).and_then(|names| names.get(host)) {
+            None => Lookup::NoSuchName,
+            Some(addresses) if addresses.is_empty() => Lookup::NoData,
+            Some(addresses) => Lookup::Addresses(addresses),
+        }
+    }
+}
+
+fn names(service: &Service, slices: &[&EndpointSlice]) -> Names {
+    let one = |addresses| Names::from([(String::new(), addresses)]);
+    let Some(spec) = &service.spec else { return Names::new() };
+    match spec.cluster_ip.as_deref() {
+        _ if spec.type_.as_deref() == Some("ExternalName") => one(Vec::new()),
+        Some("None") => headless(slices),
+        // An address that is no IPv4 address is of another record type; none at all is not allocated yet.
+        ip => one(ip.and_then(|ip| ip.parse().ok()).into_iter().collect()),
     }
 }
 
 /// Every ready endpoint under the service's name, and under a name of its own if it has a host name. Without any, the service
 /// has no name either.
-fn headless(names: &mut HashMap<String, Vec<Ipv4Addr>>, own: &str, slices: &[&EndpointSlice]) {
+fn headless(slices: &[&EndpointSlice]) -> Names {
+    let mut names = Names::new();
     for endpoint in slices.iter().filter(|s| s.address_type == "IPv4").flat_map(|s| &s.endpoints) {
         // Absent means ready, says the API.
         if endpoint.conditions.as_ref().and_then(|c| c.ready) == Some(false) {
             continue;
         }
         for address in endpoint.addresses.iter().filter_map(|a| a.parse().ok()) {
-            let host = endpoint.hostname.as_ref().map(|h| format!("{h}.{own}"));
-            for name in [Some(own.to_owned()), host].into_iter().flatten() {
-                let addresses = names.entry(name).or_default();
+            for name in [Some(String::new()), endpoint.hostname.clone()].into_iter().flatten() {
+                let addresses = names.entry(name.to_ascii_lowercase()).or_default();
                 // An endpoint may stand in two slices while it moves between them.
                 if !addresses.contains(&address) {
                     addresses.push(address);
@@ -99,6 +136,7 @@ fn headless(names: &mut HashMap<String, Vec<Ipv4Addr>>, own: &str, slices: &[&En
             }
         }
     }
+    names
 }
 
 #[cfg(test)]
@@ -117,7 +155,7 @@ mod tests {
 
     #[test]
     fn every_kind_of_service_has_its_names() {
-        let key = |namespace: &str, name: &str| (namespace.to_owned(), name.to_owned());
+        let key = |namespace: &str, name: &str| ServiceKey { namespace: namespace.into(), name: name.into() };
         let slices = [
             slice(json!([
                 {"addresses": ["10.244.0.2"], "conditions": {"ready": true}, "hostname": "db-0"},
@@ -137,7 +175,8 @@ mod tests {
             ),
             (key("prod", "new"), service(json!({})), &[][..]),
         ];
-        let zone = Zone::build("Cluster.Local.", services.iter().map(|(k, s, l)| (k, s, l.iter().collect())));
+        let touched = services.iter().map(|(k, s, l)| (k, Some((s, l.iter().collect()))));
+        let zone = Zone::empty("Cluster.Local.").with(touched).unwrap();
 
         let web = [Ipv4Addr::new(10, 96, 0, 7)];
         let db = [Ipv4Addr::new(10, 244, 0, 2), Ipv4Addr::new(10, 244, 1, 2)];
@@ -164,5 +203,23 @@ mod tests {
         ] {
             assert_eq!(zone.lookup(name), want, "{name}");
         }
+    }
+
+    #[test]
+    fn a_new_zone_is_made_only_when_a_name_changed() {
+        let key = ServiceKey { namespace: "default".into(), name: "web".into() };
+        let (web, headless) =
+            (service(json!({"clusterIP": "10.96.0.7"})), service(json!({"clusterIP": "None"})));
+        let one = slice(json!([{"addresses": ["10.244.0.2"]}]));
+        let two = slice(json!([{"addresses": ["10.244.0.3"]}]));
+        let zone = Zone::empty("cluster.local").with([(&key, Some((&web, vec![&one])))]).unwrap();
+        // Endpoints of a service with an address are no business of the zone.
+        assert_eq!(zone.with([(&key, Some((&web, vec![&two])))]), None);
+        let zone = zone.with([(&key, Some((&headless, vec![&one])))]).unwrap();
+        let moved = zone.with([(&key, Some((&headless, vec![&two])))]).unwrap();
+        let want = [Ipv4Addr::new(10, 244, 0, 3)];
+        assert_eq!(moved.lookup("web.default.svc.cluster.local"), Lookup::Addresses(&want));
+        assert_eq!(moved.with([(&key, None)]), Some(Zone::empty("cluster.local")));
+        assert_eq!(Zone::empty("cluster.local").with([(&key, None)]), None);
     }
 }

@@ -8,10 +8,12 @@ use std::{
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use minisvc_proto::{Object, Revision, watch::EventType};
 
-/// Namespace and name.
-pub type ServiceKey = (String, String);
+use crate::plan::ServiceKey;
 
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+
+/// A slice's namespace and name.
+type SliceId = (String, String);
 
 /// Services and their slices, with what changed since the last [`World::take_dirty`].
 #[derive(Debug, Default)]
@@ -19,7 +21,7 @@ pub struct World {
     services: BTreeMap<ServiceKey, Service>,
     slices: BTreeMap<ServiceKey, BTreeMap<String, EndpointSlice>>,
     /// Which service a slice belonged to, so that a slice that moves or goes touches the right one.
-    slice_owner: BTreeMap<(String, String), ServiceKey>,
+    slice_owner: BTreeMap<SliceId, ServiceKey>,
     dirty: BTreeSet<ServiceKey>,
     /// Every Service change up to here is in this picture.
     pub services_seen: Revision,
@@ -29,8 +31,13 @@ pub struct World {
     listed: (bool, bool),
 }
 
-fn object_key(object: &Object) -> ServiceKey {
+fn slice_id(object: &Object) -> SliceId {
     (object.namespace().unwrap_or("default").to_owned(), object.name().to_owned())
+}
+
+fn service_key(object: &Object) -> ServiceKey {
+    let (namespace, name) = slice_id(object);
+    ServiceKey { namespace, name }
 }
 
 impl World {
@@ -42,7 +49,7 @@ impl World {
     /// The whole list of services: what is not in it is gone.
     pub fn reset_services(&mut self, revision: Revision, objects: &[Arc<Object>]) {
         let gone: Vec<ServiceKey> = {
-            let now: BTreeSet<ServiceKey> = objects.iter().map(|o| object_key(o)).collect();
+            let now: BTreeSet<ServiceKey> = objects.iter().map(|o| service_key(o)).collect();
             self.services.keys().filter(|k| !now.contains(*k)).cloned().collect()
         };
         for key in gone {
@@ -61,7 +68,7 @@ impl World {
         match kind {
             EventType::Added | EventType::Modified => self.put_service(object),
             EventType::Deleted => {
-                let key = object_key(object);
+                let key = service_key(object);
                 if self.services.remove(&key).is_some() {
                     self.dirty.insert(key);
                 }
@@ -72,7 +79,7 @@ impl World {
     }
 
     fn put_service(&mut self, object: &Object) {
-        let key = object_key(object);
+        let key = service_key(object);
         // An object of a shape that we cannot read is left out, loudly, rather than programmed wrongly.
         match object.typed::<Service>() {
             Ok(service) => {
@@ -88,7 +95,7 @@ impl World {
 
     /// The whole list of slices.
     pub fn reset_slices(&mut self, revision: Revision, objects: &[Arc<Object>]) {
-        let now: BTreeSet<(String, String)> = objects.iter().map(|o| object_key(o)).collect();
+        let now: BTreeSet<SliceId> = objects.iter().map(|o| slice_id(o)).collect();
         let gone: Vec<_> = self.slice_owner.keys().filter(|k| !now.contains(*k)).cloned().collect();
         for key in gone {
             self.drop_slice(&key);
@@ -104,32 +111,40 @@ impl World {
     pub fn slice_event(&mut self, kind: EventType, object: &Object) {
         match kind {
             EventType::Added | EventType::Modified => self.put_slice(object),
-            EventType::Deleted => self.drop_slice(&object_key(object)),
+            EventType::Deleted => self.drop_slice(&slice_id(object)),
             EventType::Bookmark | EventType::Error => {}
         }
         self.slices_seen = object.revision().unwrap_or(self.slices_seen).max(self.slices_seen);
     }
 
     fn put_slice(&mut self, object: &Object) {
-        let id = object_key(object);
-        let Some(owner) = object.labels().get(SERVICE_LABEL).map(|name| (id.0.clone(), name.clone())) else {
+        let id = slice_id(object);
+        let Some(name) = object.labels().remove(SERVICE_LABEL) else {
             self.drop_slice(&id);
             return;
         };
+        let owner = ServiceKey { namespace: id.0.clone(), name };
         if self.slice_owner.get(&id).is_some_and(|old| *old != owner) {
             self.drop_slice(&id);
         }
         match object.typed::<EndpointSlice>() {
             Ok(slice) => {
                 self.slice_owner.insert(id.clone(), owner.clone());
-                self.slices.entry(owner.clone()).or_default().insert(id.1, slice);
-                self.dirty.insert(owner);
+                let old = self.slices.entry(owner.clone()).or_default().insert(id.1, slice.clone());
+                // Labels, annotations and the like touch no rule.
+                let same = old.is_some_and(|old| {
+                    (old.address_type, old.endpoints, old.ports)
+                        == (slice.address_type, slice.endpoints, slice.ports)
+                });
+                if !same {
+                    self.dirty.insert(owner);
+                }
             }
             Err(error) => tracing::error!(slice = ?id, %error, "unreadable EndpointSlice ignored"),
         }
     }
 
-    fn drop_slice(&mut self, id: &(String, String)) {
+    fn drop_slice(&mut self, id: &SliceId) {
         let Some(owner) = self.slice_owner.remove(id) else { return };
         if let Some(slices) = self.slices.get_mut(&owner) {
             slices.remove(&id.1);
@@ -144,13 +159,6 @@ impl World {
     pub fn service(&self, key: &ServiceKey) -> Option<(&Service, Vec<&EndpointSlice>)> {
         let service = self.services.get(key)?;
         Some((service, self.slices.get(key).into_iter().flat_map(BTreeMap::values).collect()))
-    }
-
-    /// All services, for the DNS zone.
-    pub fn services(&self) -> impl Iterator<Item = (&ServiceKey, &Service, Vec<&EndpointSlice>)> {
-        self.services
-            .iter()
-            .map(|(k, s)| (k, s, self.slices.get(k).into_iter().flat_map(BTreeMap::values).collect()))
     }
 
     /// The services touched since the last call.
@@ -182,7 +190,7 @@ mod tests {
     }
 
     fn key(name: &str) -> ServiceKey {
-        ("default".into(), name.into())
+        ServiceKey { namespace: "default".into(), name: name.into() }
     }
 
     #[test]

@@ -5,21 +5,21 @@ use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use serde_json::json;
 
 use super::*;
+use crate::plan::ServiceKey;
 
 const WEB: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 7);
 
 /// `web` with a ClusterIP, and headless `many` with 100 endpoints.
 fn zone() -> Zone {
-    let key = |name: &str| ("default".to_owned(), name.to_owned());
+    let key = |name: &str| ServiceKey { namespace: "default".into(), name: name.into() };
     let service =
         |ip: &str| -> Service { serde_json::from_value(json!({"spec": {"clusterIP": ip}})).unwrap() };
     let endpoints: Vec<_> = (1..=100).map(|n| json!({"addresses": [format!("10.244.0.{n}")]})).collect();
     let slice: EndpointSlice =
         serde_json::from_value(json!({"addressType": "IPv4", "endpoints": endpoints})).unwrap();
-    Zone::build(
-        "cluster.local",
-        [(&key("web"), &service("10.96.0.7"), vec![]), (&key("many"), &service("None"), vec![&slice])],
-    )
+    let (web, many) = (service("10.96.0.7"), service("None"));
+    let touched = [(&key("web"), Some((&web, vec![]))), (&key("many"), Some((&many, vec![&slice])))];
+    Zone::empty("cluster.local").with(touched).unwrap()
 }
 
 fn question(name: &str, kind: RecordType) -> Message {

@@ -8,13 +8,14 @@ use k8s_openapi::api::core::v1::Service;
 use serde_json::json;
 
 use super::*;
+use crate::plan::ServiceKey;
 
 const ABROAD: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 80);
 
 fn zone(ip: &str) -> Arc<Zone> {
     let service: Service = serde_json::from_value(json!({"spec": {"clusterIP": ip}})).unwrap();
-    let key = ("default".to_owned(), "web".to_owned());
-    Arc::new(Zone::build("cluster.local", [(&key, &service, vec![])]))
+    let key = ServiceKey { namespace: "default".into(), name: "web".into() };
+    Arc::new(Zone::empty("cluster.local").with([(&key, Some((&service, vec![])))]).unwrap())
 }
 
 fn loopback() -> SocketAddr {

@@ -1,0 +1,124 @@
+//! Services and slices into the kernel and the DNS zone.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use minisvc_proto::{
+    client::{Client, Informer, InformerEvent, ListParams},
+    path::Target,
+    resource::{ENDPOINT_SLICES, SERVICES},
+};
+use tokio::{sync::mpsc, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::{readiness::Readiness, world::World};
+use crate::{
+    dataplane::Handle,
+    dns::Zone,
+    plan::{ServiceKey, plan_service},
+};
+
+const FIRST_RETRY: Duration = Duration::from_millis(50);
+const LAST_RETRY: Duration = Duration::from_secs(5);
+/// The part of [`Readiness`] that this loop answers for.
+pub const PART: &str = "services";
+
+/// What the loop writes to.
+pub struct Outputs {
+    /// The kernel.
+    pub dataplane: Handle,
+    /// The names.
+    pub zone: Arc<ArcSwap<Zone>>,
+    /// How far it has come.
+    pub readiness: Readiness,
+}
+
+/// Follows services and slices until cancelled. Nothing is programmed before both have been listed once: what an earlier agent
+/// left goes on serving until then. A kernel that refuses is asked again, with everything that was touched since.
+pub async fn run(client: Client, outputs: Outputs, shutdown: CancellationToken) {
+    let all =
+        |resource| Informer::spawn(client.clone(), Target::collection(resource, None), ListParams::default());
+    let (mut services, mut slices) = (all(&SERVICES), all(&ENDPOINT_SLICES));
+    let mut world = World::default();
+    let mut pending: BTreeSet<ServiceKey> = BTreeSet::new();
+    let mut installed = false;
+    let mut retry = FIRST_RETRY;
+    let mut due: Option<Instant> = None;
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            Some(event) = services.recv() => put_service(&mut world, event),
+            Some(event) = slices.recv() => put_slice(&mut world, event),
+            () = at(due) => due = None,
+        }
+        // One transaction for all that has come meanwhile.
+        drain(&mut services, |event| put_service(&mut world, event));
+        drain(&mut slices, |event| put_slice(&mut world, event));
+        pending.append(&mut world.take_dirty());
+        if !world.is_complete() || due.is_some_and(|at| at > Instant::now()) {
+            continue;
+        }
+        let seen = (world.services_seen, world.slices_seen);
+        if !installed || !pending.is_empty() {
+            if let Err(error) = program(&world, &pending, &outputs).await {
+                tracing::error!(%error, services = pending.len(), "the kernel refused; trying again in {retry:?}");
+                outputs.readiness.fails(PART, &error);
+                due = Some(Instant::now() + retry);
+                retry = (retry * 2).min(LAST_RETRY);
+                continue;
+            }
+            pending.clear();
+            installed = true;
+            retry = FIRST_RETRY;
+            outputs.readiness.works(PART);
+        }
+        outputs.readiness.programmed(seen.0, seen.1);
+    }
+}
+
+/// Kernel first: a name must not lead to an address that is not served yet.
+async fn program(
+    world: &World,
+    keys: &BTreeSet<ServiceKey>,
+    outputs: &Outputs,
+) -> Result<(), crate::nft::NftError> {
+    let touched = keys
+        .iter()
+        .map(|key| (key.clone(), world.service(key).map(|(service, slices)| plan_service(service, &slices))))
+        .collect();
+    outputs.dataplane.apply(touched).await?;
+    let zone = outputs.zone.load();
+    if let Some(new) = zone.with(keys.iter().map(|key| (key, world.service(key)))) {
+        outputs.zone.store(Arc::new(new));
+    }
+    Ok(())
+}
+
+fn drain(events: &mut mpsc::Receiver<InformerEvent>, mut put: impl FnMut(InformerEvent)) {
+    // At most what is there now: a flood must not keep the kernel waiting.
+    for _ in 0..events.len() {
+        let Ok(event) = events.try_recv() else { return };
+        put(event);
+    }
+}
+
+fn put_service(world: &mut World, event: InformerEvent) {
+    match event {
+        InformerEvent::Reset(revision, objects) => world.reset_services(revision, &objects),
+        InformerEvent::Changed(event) => world.service_event(event.kind, &event.object),
+    }
+}
+
+fn put_slice(world: &mut World, event: InformerEvent) {
+    match event {
+        InformerEvent::Reset(revision, objects) => world.reset_slices(revision, &objects),
+        InformerEvent::Changed(event) => world.slice_event(event.kind, &event.object),
+    }
+}
+
+async fn at(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
