@@ -184,6 +184,18 @@ impl Cache {
         (state.revision, entries)
     }
 
+    /// Everything, at one revision.
+    pub fn snapshot(&self) -> (Revision, Vec<(ObjectKey, Entry)>) {
+        let state = self.lock();
+        let all = state.objects.iter().flat_map(|(resource, objects)| {
+            objects.iter().map(|((namespace, name), entry)| {
+                let namespace = resource.is_namespaced().then(|| namespace.clone());
+                (ObjectKey { resource, namespace, name: name.clone() }, entry.clone())
+            })
+        });
+        (state.revision, all.collect())
+    }
+
     /// Who holds a reservation (`/reserved/nodeports/30080`).
     pub fn reservation(&self, key: &str) -> Option<String> {
         self.lock().reservations.get(key).cloned()
@@ -209,6 +221,19 @@ impl Cache {
 
     /// Every event of a kind after `since`, without a gap.
     pub fn watch(self: &Arc<Self>, resource: &'static Resource, since: Revision) -> Result<Watch, Expired> {
+        self.start_watch(Some(resource), since)
+    }
+
+    /// Every event of every kind after `since`, without a gap.
+    pub fn watch_all(self: &Arc<Self>, since: Revision) -> Result<Watch, Expired> {
+        self.start_watch(None, since)
+    }
+
+    fn start_watch(
+        self: &Arc<Self>,
+        resource: Option<&'static Resource>,
+        since: Revision,
+    ) -> Result<Watch, Expired> {
         let oldest = self.lock().ring_after;
         if since < oldest {
             return Err(Expired { oldest });
@@ -266,11 +291,12 @@ impl State {
     }
 }
 
-/// A position in the history of one kind.
+/// A position in the history of one kind, or of all.
 pub struct Watch {
     cache: Arc<Cache>,
     revision: latest::Receiver<Revision>,
-    resource: &'static Resource,
+    /// `None`: every kind.
+    resource: Option<&'static Resource>,
     /// Everything up to here has been taken out of the ring.
     at: Revision,
     ready: VecDeque<Item>,
@@ -314,7 +340,7 @@ impl Watch {
                 return Ok(());
             }
             last = event.revision;
-            if event.key.resource == self.resource {
+            if self.resource.is_none_or(|r| r == event.key.resource) {
                 self.ready.push_back(Item::Event(event.clone()));
             }
         }

@@ -2,6 +2,7 @@
 
 pub mod alloc;
 pub mod cache;
+pub mod conditions;
 pub mod controllers;
 pub mod patch;
 pub mod pki;

@@ -4,9 +4,14 @@
 //! transaction that expects exactly what was read. Where somebody else was quicker, a request that names a version gets a
 //! conflict, and one that does not is worked out again on the new state.
 
+mod binding;
+pub mod deletion;
 pub mod nodes;
 pub mod rules;
+pub mod scale;
 pub mod service;
+#[cfg(test)]
+pub mod testing;
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -15,10 +20,12 @@ use minisvc_proto::{
 };
 use serde_json::Value;
 
+pub use deletion::{DeleteOptions, Propagation};
+
 use crate::{
     alloc::{NodePortRange, PodRange, ServiceRange},
     cache::{Cache, Entry, Watch, object_key},
-    store::{CommitError, Expect, Txn, Write},
+    store::{CommitError, Expect, Key, Txn, Write},
 };
 
 /// Largest object that is stored, in bytes of JSON after patch and defaults.
@@ -44,15 +51,6 @@ pub struct WriteOptions {
     pub dry_run: bool,
 }
 
-/// Which deletion is meant.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DeleteOptions {
-    /// Only the object with this uid.
-    pub uid: Option<String>,
-    /// Seconds that a pod gets to end; the pod's own if absent, 0 removes the object at once.
-    pub grace_seconds: Option<i64>,
-}
-
 /// Which part of an object a write may change: the other part keeps its stored value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
@@ -60,6 +58,8 @@ pub enum Part {
     Main,
     /// The status only.
     Status,
+    /// A pod's node, with the condition that says so: what [`Registry::bind`] writes.
+    Binding,
 }
 
 /// See the module. Cheap to clone.
@@ -73,6 +73,11 @@ impl Registry {
     /// A registry over a cache.
     pub fn new(cache: Arc<Cache>, ranges: Ranges) -> Self {
         Registry { cache, ranges: Arc::new(ranges) }
+    }
+
+    /// What the cluster may give out.
+    pub fn ranges(&self) -> &Ranges {
+        &self.ranges
     }
 
     /// One object; 404 if it is not there.
@@ -90,6 +95,22 @@ impl Registry {
         (revision, entries.into_iter().map(|e| e.object).collect())
     }
 
+    /// The revision that reads see: at least that of every write that was answered.
+    pub fn revision(&self) -> Revision {
+        self.cache.revision()
+    }
+
+    /// All objects of all kinds, at one revision.
+    pub fn snapshot(&self) -> (Revision, Vec<(ObjectKey, Arc<Object>)>) {
+        let (revision, entries) = self.cache.snapshot();
+        (revision, entries.into_iter().map(|(key, e)| (key, e.object)).collect())
+    }
+
+    /// Every change of every kind after `since`; 410 if that is too long ago.
+    pub fn follow(&self, since: Revision) -> Result<Watch, ApiError> {
+        self.cache.watch_all(since).map_err(|e| ApiError::expired(format!("{e} (asked for {since})")))
+    }
+
     /// Every change of a kind after `since`; 410 if that is too long ago.
     pub fn watch(&self, resource: &'static Resource, since: Revision) -> Result<Watch, ApiError> {
         self.cache.watch(resource, since).map_err(|e| ApiError::expired(format!("{e} (asked for {since})")))
@@ -105,9 +126,10 @@ impl Registry {
         rules::admit(target, &mut object)?;
         let key = object.key().ok_or_else(|| ApiError::bad_request("the object has no name"))?;
         for _ in 0..MAX_TRIES {
-            if let Some(namespace) = &key.namespace {
-                self.check_namespace(key.resource, namespace)?;
-            }
+            let namespace = match &key.namespace {
+                Some(name) => Some(self.check_namespace(key.resource, name)?),
+                None => None,
+            };
             if self.cache.get(&key).is_some() {
                 return Err(ApiError::already_exists(key.resource, &key.name));
             }
@@ -119,6 +141,8 @@ impl Registry {
             }
             let mut txn = Self::transaction(&key, None, &new)?;
             txn.expect.insert(object_key(&key), Expect::Absent);
+            // Nothing is made in a namespace that begins to go at the same time.
+            txn.expect.extend(namespace);
             if self.commit(txn).await? {
                 return self.get(&key);
             }
@@ -181,58 +205,32 @@ impl Registry {
             if options.dry_run {
                 return Ok(Arc::new(new));
             }
-            let mut txn = Self::transaction(key, Some(&old.object), &new)?;
-            txn.expect.insert(object_key(key), Expect::At(old.revision));
-            if self.commit(txn).await? {
-                return self.get(key);
-            }
-        }
-        Err(ApiError::modified(key))
-    }
-
-    /// Deletes an object. A pod that runs on a node is only marked: its node removes it, with grace 0, when it has ended.
-    pub async fn delete(&self, key: &ObjectKey, options: DeleteOptions) -> Result<Arc<Object>, ApiError> {
-        for _ in 0..MAX_TRIES {
-            let old = self.entry(key)?;
-            if options.uid.as_deref().is_some_and(|uid| uid != old.object.uid()) {
-                let why = format!(
-                    "the UID in the precondition does not match the UID in record {}",
-                    old.object.uid()
-                );
-                return Err(ApiError::conflict(key.resource, &key.name, &why));
-            }
-            let mut txn = match rules::graceful_deletion(&old.object, options.grace_seconds) {
-                Some(marked) if marked == *old.object => return Ok(old.object),
-                Some(marked) => Self::transaction(key, Some(&old.object), &marked)?,
-                None => {
-                    let mut txn = Txn::default();
-                    let held = rules::reservations(&old.object);
-                    txn.writes.extend(held.into_iter().map(|r| (r.into(), Write::Delete)));
-                    txn.writes.insert(object_key(key), Write::Delete);
-                    txn
-                }
+            // The last finalizer was taken from an object that was to go: now it goes.
+            let gone = deletion::is_due(&old.object, &new);
+            let mut txn = if gone {
+                Self::removal(key, &old.object)
+            } else {
+                Self::transaction(key, Some(&old.object), &new)?
             };
-            let gone = txn.writes.get(&object_key(key)) == Some(&Write::Delete);
             txn.expect.insert(object_key(key), Expect::At(old.revision));
             if self.commit(txn).await? {
-                return if gone { Ok(old.object) } else { self.get(key) };
+                return if gone { Ok(Arc::new(new)) } else { self.get(key) };
             }
         }
         Err(ApiError::modified(key))
     }
 
-    fn check_namespace(&self, resource: &Resource, namespace: &str) -> Result<(), ApiError> {
+    /// What a create expects of its namespace: that it is still as it was seen, and that was not ending.
+    fn check_namespace(&self, resource: &Resource, namespace: &str) -> Result<(Key, Expect), ApiError> {
         let key = ObjectKey::cluster(&NAMESPACES, namespace);
-        match self.cache.get(&key) {
-            None => Err(ApiError::not_found(&NAMESPACES, namespace)),
-            Some(e) if e.object.deletion_timestamp().is_some() => {
-                let why = format!(
-                    "unable to create new content in namespace {namespace} because it is being terminated"
-                );
-                Err(ApiError::forbidden(resource, "", &why))
-            }
-            Some(_) => Ok(()),
+        let entry = self.entry(&key)?;
+        if entry.object.deletion_timestamp().is_some() {
+            let why = format!(
+                "unable to create new content in namespace {namespace} because it is being terminated"
+            );
+            return Err(ApiError::forbidden(resource, "", &why));
         }
+        Ok((object_key(&key), Expect::At(entry.revision)))
     }
 
     /// Defaults, what is inherited from the stored object, rules, and what is allocated.

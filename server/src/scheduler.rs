@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use minisvc_proto::{NodeName, Object};
 use serde_json::Value;
 
-use crate::controllers::{conditions, pod};
+use crate::{conditions, controllers::pod};
 
 /// Why no node takes a pod.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -6,10 +6,8 @@ use minisvc_proto::{Object, resource::REPLICA_SETS};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{
-    action::{Action, is_controlled_by, number, owned_by},
-    conditions::{self, Condition},
-};
+use super::action::{Action, is_controlled_by, number, owned_by};
+use crate::conditions::{self, Condition};
 
 /// The label that tells apart the pods of different templates.
 pub const TEMPLATE_HASH: &str = "pod-template-hash";

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use minisvc_proto::report::{NODE_SILENCE_LIMIT, NodeReport};
 
-use super::conditions::Condition;
+use crate::conditions::Condition;
 
 /// How late the server's own clock tick may be before silence of nodes proves nothing.
 pub const STALL_LIMIT: Duration = Duration::from_secs(1);

@@ -3,7 +3,7 @@
 use minisvc_proto::Object;
 use serde_json::Value;
 
-use super::conditions;
+use crate::conditions;
 
 /// Its condition `Ready` is `True`.
 pub fn is_ready(pod: &Object) -> bool {

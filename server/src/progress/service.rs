@@ -5,7 +5,10 @@ use std::{collections::BTreeSet, sync::Arc};
 use minisvc_proto::{NodeName, Object, Revision, report::ServiceProgress};
 use serde_json::Value;
 
-use crate::controllers::{conditions, endpointslice, pod};
+use crate::{
+    conditions,
+    controllers::{endpointslice, pod},
+};
 
 /// Judges a service. `since` is the revision of its last change that was no status-only write; `pods` are of its namespace,
 /// `slices` those labelled with its name; `programmed` answers what a node has in its kernel.

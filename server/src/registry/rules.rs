@@ -86,8 +86,10 @@ pub fn has_version(new: &Object, stored: Revision) -> Result<bool, ApiError> {
 /// The part that this write may not change, and the server's own metadata, keep their stored values.
 pub fn keep_other_part(old: &Object, new: &mut Object, part: Part) {
     match part {
-        Part::Main => {
-            restore(&old.0, &mut new.0, "status");
+        Part::Main | Part::Binding => {
+            if part == Part::Main {
+                restore(&old.0, &mut new.0, "status");
+            }
             if let Some(meta) = old.metadata() {
                 for field in [
                     "uid",
@@ -124,26 +126,6 @@ pub fn bump_generation(old: &Object, new: &mut Object) {
         let next = old.generation() + 1;
         new.metadata_mut().insert("generation".into(), next.into());
     }
-}
-
-/// A pod on a node, marked as ending; `None` if the object goes at once.
-pub fn graceful_deletion(object: &Object, grace: Option<i64>) -> Option<Object> {
-    let on_a_node = object.kind() == "Pod" && object.str_at("/spec/nodeName").is_some_and(|n| !n.is_empty());
-    let own = object.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(30);
-    let grace = grace.unwrap_or(own).max(0);
-    if !on_a_node || grace == 0 {
-        return None;
-    }
-    let mut marked = object.clone();
-    let before = object.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64);
-    // A later request may shorten the time, never lengthen it.
-    if before.is_none_or(|b| grace < b) {
-        let end = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(grace);
-        let meta = marked.metadata_mut();
-        meta.insert("deletionTimestamp".into(), end.strftime("%Y-%m-%dT%H:%M:%SZ").to_string().into());
-        meta.insert("deletionGracePeriodSeconds".into(), grace.into());
-    }
-    Some(marked)
 }
 
 /// Defaults and what a write inherits from the stored object.

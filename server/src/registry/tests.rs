@@ -5,16 +5,9 @@ use minisvc_proto::{
 use serde_json::json;
 
 use super::*;
-use crate::store::memory::MemoryStore;
 
 async fn registry() -> Registry {
-    let cache = Cache::open(Arc::new(MemoryStore::default())).unwrap();
-    let ranges = Ranges {
-        services: ServiceRange::new("10.96.0.0/16".parse().unwrap()).unwrap(),
-        node_ports: NodePortRange::new(30000..=32767).unwrap(),
-        pods: PodRange::new("10.244.0.0/16".parse().unwrap()).unwrap(),
-    };
-    let registry = Registry::new(cache, ranges);
+    let registry = testing::registry();
     let namespace = Object::new(&NAMESPACES, None, "default");
     registry
         .create(&Target::collection(&NAMESPACES, None), namespace, WriteOptions::default())
@@ -169,7 +162,7 @@ async fn a_pod_on_a_node_is_marked_first_and_the_time_only_shrinks() {
     let marked = registry.delete(&key, grace(20)).await.unwrap();
     assert_eq!(marked.pointer("/metadata/deletionGracePeriodSeconds"), Some(&json!(20)));
     assert_eq!(registry.delete(&key, grace(60)).await.unwrap().revision(), marked.revision());
-    let other = DeleteOptions { uid: Some("other".into()), grace_seconds: Some(0) };
+    let other = DeleteOptions { uid: Some("other".into()), ..grace(0) };
     assert!(registry.delete(&key, other).await.unwrap_err().is_conflict());
     registry.delete(&key, grace(0)).await.unwrap();
     assert!(registry.get(&key).unwrap_err().is_not_found());
