@@ -6,6 +6,7 @@ use ipnet::Ipv4Net;
 use nix::errno::Errno;
 use tokio::sync::oneshot;
 
+pub use crate::net::NodeRoute;
 use crate::{
     nft::{Nft, NftError, Static},
     plan::{Ruleset, ServiceKey, ServicePlan},
@@ -22,17 +23,6 @@ pub struct Config {
     pub pod_cidr: Ipv4Net,
     /// Pods of this node are from here.
     pub local_pod_cidr: Ipv4Net,
-}
-
-/// A node of the cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodeRoute {
-    /// Its name.
-    pub name: String,
-    /// Its address.
-    pub ip: Ipv4Addr,
-    /// Its part of the pod range.
-    pub pod_cidr: Ipv4Net,
 }
 
 type Reply = oneshot::Sender<Result<(), NftError>>;

@@ -5,6 +5,8 @@ pub mod config;
 pub mod dataplane;
 pub mod dns;
 #[cfg(target_os = "linux")]
+pub mod net;
+#[cfg(target_os = "linux")]
 pub mod nft;
 pub mod plan;
 #[cfg(target_os = "linux")]

@@ -1,3 +1,7 @@
 //! The test kit and the end-to-end tests.
 
 pub mod binary;
+#[cfg(target_os = "linux")]
+pub mod netns;
+#[cfg(target_os = "linux")]
+pub mod traffic;

@@ -1,0 +1,211 @@
+//! The node's side of the cluster's network: links of pods, routes, forwarding. A thread of its own speaks to the kernel, so
+//! that changes of one link never overtake each other.
+//!
+//! What belongs to us is marked: links are named `vp` and twelve hex digits and stand in link group [`LINK_GROUP`], routes
+//! carry protocol number [`ROUTE_PROTOCOL`]. What an earlier agent left is adopted or put right; nothing else is touched.
+
+mod kernel;
+mod links;
+mod pod;
+mod routes;
+mod sysctl;
+mod worker;
+
+use std::{fmt, net::Ipv4Addr, os::fd::OwnedFd, str::FromStr};
+
+use ipnet::Ipv4Net;
+use nix::errno::Errno;
+use sha2::{Digest, Sha256};
+use tokio::sync::{mpsc, oneshot};
+
+/// `rtm_protocol` of every route that is ours (`ip route show proto 173`).
+pub const ROUTE_PROTOCOL: u8 = 173;
+/// Link group of the host side of every pod's link: the packet rules know pods by it, not by a name that others may have too.
+pub const LINK_GROUP: u32 = 173;
+/// What pods use as their gateway: on-link, the same everywhere, answered by permanent neighbour entries.
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+
+/// Commands that wait for the thread; more make callers wait.
+const QUEUE: usize = 64;
+
+/// What the node's network must know before the first pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetConfig {
+    /// Address of this node; the link that has it carries the traffic to other nodes.
+    pub node_ip: Ipv4Addr,
+    /// Pods of this node are from here.
+    pub local_pod_cidr: Ipv4Net,
+    /// All pods of the cluster are from here.
+    pub pod_cidr: Ipv4Net,
+    /// ClusterIPs are from here.
+    pub service_cidr: Ipv4Net,
+    /// The agent's DNS listens here.
+    pub dns_ip: Ipv4Addr,
+    /// First and last nodePort: reserved, so that no client's own port falls into them.
+    pub node_port_range: (u16, u16),
+}
+
+/// Another node of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeRoute {
+    /// Its name.
+    pub name: String,
+    /// Its address, on the same L2 as this node's.
+    pub ip: Ipv4Addr,
+    /// Its part of the pod range.
+    pub pod_cidr: Ipv4Net,
+}
+
+/// The host side of a pod's link: `vp` and twelve hex digits.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkName(String);
+
+const PREFIX: &str = "vp";
+const DIGITS: usize = 12;
+
+impl LinkName {
+    /// The name for the pod with this `metadata.uid`; always the same for the same pod.
+    pub fn of_pod(uid: &str) -> Self {
+        let digest = Sha256::digest(uid.as_bytes());
+        let number = digest[..DIGITS / 2].iter().fold(0u64, |n, byte| (n << 8) | u64::from(*byte));
+        LinkName(format!("{PREFIX}{number:0DIGITS$x}"))
+    }
+
+    /// As the kernel knows it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for LinkName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The text is no name that [`LinkName::of_pod`] gives.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is no link of a pod: want vp and twelve hex digits")]
+pub struct NotAPodLink(String);
+
+impl FromStr for LinkName {
+    type Err = NotAPodLink;
+
+    fn from_str(text: &str) -> Result<Self, NotAPodLink> {
+        let hex = |c: u8| c.is_ascii_digit() || (b'a'..=b'f').contains(&c);
+        match text.strip_prefix(PREFIX) {
+            Some(rest) if rest.len() == DIGITS && rest.bytes().all(hex) => Ok(LinkName(text.to_owned())),
+            _ => Err(NotAPodLink(text.to_owned())),
+        }
+    }
+}
+
+/// Why the node's network is not as wanted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NetError {
+    /// The kernel refused.
+    #[error("network: cannot {operation} {object}: {errno}")]
+    Kernel {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        object: String,
+        /// The kernel's reason.
+        errno: Errno,
+    },
+    /// No link has the node's address.
+    #[error(
+        "no link of this machine has the node address {0}: give it to one, or name another with --node-ip"
+    )]
+    NoNodeLink(Ipv4Addr),
+    /// Packets are not forwarded, and that cannot be changed from here.
+    #[error(
+        "IPv4 forwarding is off and cannot be switched on here ({0}): run `sysctl -w net.ipv4.ip_forward=1` on this node"
+    )]
+    ForwardingOff(Errno),
+    /// Somebody else routes the same destination.
+    #[error(
+        "the route to {destination} is not ours (protocol {protocol}): remove it, or choose another range for the cluster"
+    )]
+    RouteTaken {
+        /// The destination both want.
+        destination: Ipv4Net,
+        /// `rtm_protocol` of the route that is there.
+        protocol: u8,
+    },
+    /// The thread is gone; only a panic does that.
+    #[error("the network's thread has ended")]
+    Ended,
+}
+
+type Reply<T> = oneshot::Sender<Result<T, NetError>>;
+
+enum Command {
+    Attach(LinkName, Ipv4Addr, OwnedFd, Reply<()>),
+    Detach(LinkName, Reply<()>),
+    Links(Reply<Vec<LinkName>>),
+    Routes(Vec<NodeRoute>, Reply<()>),
+}
+
+/// Talks to the thread; it ends when the last handle is gone. Links and routes stay.
+#[derive(Clone, Debug)]
+pub struct Net(mpsc::Sender<Command>);
+
+impl Net {
+    /// Makes the network namespace of the calling thread a node's: forwarding on, a route for the service range with the
+    /// node's own address as source, the DNS address on `lo`, and the own pod range unreachable but for its pods.
+    pub async fn start(config: NetConfig) -> Result<Net, NetError> {
+        let (sender, commands) = mpsc::channel(QUEUE);
+        let (started, result) = oneshot::channel();
+        // A new thread stands in the namespace of the thread that starts it.
+        std::thread::Builder::new()
+            .name("network".into())
+            .spawn(move || worker::run(config, commands, started))
+            .map_err(|e| kernel::io("start", "the network's thread", &e))?;
+        result.await.map_err(|_| NetError::Ended)??;
+        Ok(Net(sender))
+    }
+
+    /// Connects a pod: a veth pair with `link` here and `eth0` with `ip` in `netns`, routes both ways. A link that is right
+    /// already stays untouched, traffic included; a wrong one is replaced.
+    pub async fn attach(&self, link: LinkName, ip: Ipv4Addr, netns: OwnedFd) -> Result<(), NetError> {
+        self.ask(|reply| Command::Attach(link, ip, netns, reply)).await
+    }
+
+    /// Removes a pod's link with its routes; one that is not there is fine.
+    pub async fn detach(&self, link: LinkName) -> Result<(), NetError> {
+        self.ask(|reply| Command::Detach(link, reply)).await
+    }
+
+    /// The links of pods that are there now, an earlier agent's included.
+    pub async fn links(&self) -> Result<Vec<LinkName>, NetError> {
+        self.ask(Command::Links).await
+    }
+
+    /// Routes the pod ranges of exactly these nodes to them. All are tried; the first failure is returned.
+    pub async fn set_routes(&self, nodes: Vec<NodeRoute>) -> Result<(), NetError> {
+        self.ask(|reply| Command::Routes(nodes, reply)).await
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, NetError> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send(command(reply)).await.map_err(|_| NetError::Ended)?;
+        answer.await.map_err(|_| NetError::Ended)?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::LinkName;
+
+    #[test]
+    fn a_link_name_fits_the_kernel_and_is_read_back() {
+        let name = LinkName::of_pod("3b0c8f0e-6a52-4c1e-9b1c-0f3f3f0d7a11");
+        assert_eq!(name.as_str().len(), 14);
+        assert_eq!(name.as_str().parse::<LinkName>().unwrap(), name);
+        assert_ne!(name, LinkName::of_pod("another"));
+        for other in ["vpn0", "vp", "vp0123456789aB", "vp0123456789abc", "eth0"] {
+            other.parse::<LinkName>().unwrap_err();
+        }
+    }
+}
