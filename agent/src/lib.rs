@@ -10,8 +10,12 @@ pub mod net;
 pub mod nft;
 pub mod plan;
 #[cfg(target_os = "linux")]
+pub mod run;
+#[cfg(target_os = "linux")]
 pub mod sync;
 #[cfg(target_os = "linux")]
 pub mod sys;
 
 pub use config::AgentConfig;
+#[cfg(target_os = "linux")]
+pub use run::{AgentError, run};

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+#[cfg(target_os = "linux")]
+use crate::commands::agent::AgentArgs;
 use crate::local::{DownArgs, UpArgs};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
@@ -37,6 +39,9 @@ pub enum Command {
 
 #[derive(Debug, Subcommand)]
 pub enum ClusterCommand {
+    /// Run this machine as a node
+    #[cfg(target_os = "linux")]
+    Agent(AgentArgs),
     /// Run the demo workload: HTTP, raw TCP and UDP on one port
     Echo(Echo),
     /// Show objects

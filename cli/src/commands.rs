@@ -1,5 +1,7 @@
 //! The verbs that speak to the server.
 
+#[cfg(target_os = "linux")]
+pub mod agent;
 mod create;
 mod get;
 
@@ -36,6 +38,13 @@ pub fn cancel_on_signal(stop: CancellationToken) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What a server or an agent does is told on stderr, as much as $RUST_LOG says.
+pub fn log_to_stderr() {
+    use tracing_subscriber::{EnvFilter, filter::LevelFilter};
+    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+}
+
 /// Runs one verb.
 pub async fn run(global: Global, command: Command) -> anyhow::Result<()> {
     let config = Kubeconfig::load(&config::path(global.config.as_deref())?)?;
@@ -47,6 +56,8 @@ pub async fn run(global: Global, command: Command) -> anyhow::Result<()> {
     match command {
         // Needs no server, and is started before there is one.
         Command::Echo(_) => Ok(()),
+        #[cfg(target_os = "linux")]
+        Command::Agent(_) => Ok(()),
         Command::Get(args) => get::run(&session, args).await,
         Command::Create(args) => create::run(&session, args).await,
         Command::Delete(args) => {

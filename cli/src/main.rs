@@ -40,6 +40,12 @@ fn start(args: args::Args) -> anyhow::Result<()> {
                 commands::cancel_on_signal(stop.clone())?;
                 echo::run(echo.port, stop).await
             }
+            #[cfg(target_os = "linux")]
+            args::ClusterCommand::Agent(agent) => {
+                commands::log_to_stderr();
+                commands::cancel_on_signal(stop.clone())?;
+                commands::agent::run(&config::path(global.config.as_deref())?, agent, stop).await
+            }
             other => commands::run(global, other).await,
         }
     })

@@ -137,15 +137,24 @@ impl Kubeconfig {
         })
     }
 
+    /// The URL of the current context's server.
+    pub fn server(&self) -> Result<&str, ClientError> {
+        Ok(&self.cluster(self.context()?)?.server)
+    }
+
+    fn cluster(&self, context: &Context) -> Result<&Cluster, ClientError> {
+        let found = self.clusters.iter().find(|c| c.name == context.cluster);
+        found.map(|c| &c.cluster).ok_or_else(|| {
+            ClientError::Config(format!("cluster \"{}\" is not among the clusters", context.cluster))
+        })
+    }
+
     pub(super) fn access(&self) -> Result<Access, ClientError> {
         let context = self.context()?;
-        let cluster = self.clusters.iter().find(|c| c.name == context.cluster).ok_or_else(|| {
-            ClientError::Config(format!("cluster \"{}\" is not among the clusters", context.cluster))
-        })?;
         let user = self.users.iter().find(|u| u.name == context.user).ok_or_else(|| {
             ClientError::Config(format!("user \"{}\" is not among the users", context.user))
         })?;
-        let (cluster, user) = (&cluster.cluster, &user.user);
+        let (cluster, user) = (self.cluster(context)?, &user.user);
         let server = cluster.server.trim_end_matches('/').to_owned();
         if !server.starts_with("https://") {
             return Err(ClientError::Config(format!("server: \"{server}\" is no https:// URL")));

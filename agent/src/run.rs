@@ -1,0 +1,188 @@
+//! An agent from its start to its end.
+
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use minisvc_proto::{
+    NodeName,
+    client::{Client, ClientError, Kubeconfig},
+};
+use tokio::{sync::mpsc, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    AgentConfig,
+    dataplane::{self, Dataplane},
+    dns::{Listeners, Zone, parse_resolv_conf},
+    net::{Net, NetConfig, NetError},
+    nft::NftError,
+    sync::{
+        events::Recorder,
+        nodes,
+        readiness::Readiness,
+        registration::{RegisterError, register},
+        reporter, services,
+    },
+};
+
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const LAST_RETRY: Duration = Duration::from_secs(5);
+const DNS_PORT: u16 = 53;
+
+/// Why an agent cannot start, or must end. What is programmed and the pods stay in any case.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The credentials cannot be used.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The server refuses this node.
+    #[error("node {node} cannot be registered: {cause}")]
+    Register {
+        /// Which node.
+        node: NodeName,
+        /// Why.
+        cause: RegisterError,
+    },
+    /// Links or routes.
+    #[error(transparent)]
+    Net(#[from] NetError),
+    /// Rules.
+    #[error(transparent)]
+    Nft(#[from] NftError),
+    /// A socket.
+    #[error("{0}")]
+    Socket(#[from] io::Error),
+    /// A file.
+    #[error("{}: {cause}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// A part ended although nobody asked it to.
+    #[error("the agent's part {0} ended")]
+    Part(String),
+    /// The node was removed and came back with another pod range; the pods' addresses are no longer theirs.
+    #[error("the server gave this node another pod range: the agent must start anew")]
+    MovedRange,
+}
+
+/// Runs an agent until cancelled. It leaves pods and rules as they are: the next one adopts them.
+pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(), AgentError> {
+    for dir in [&config.data_dir, &config.run_dir, &config.log_dir] {
+        std::fs::create_dir_all(dir).map_err(|cause| AgentError::File { path: dir.clone(), cause })?;
+    }
+    let kubeconfig = Kubeconfig::load(&config.config)?;
+    let client = Client::from_kubeconfig(&kubeconfig)?;
+    let Some(local_pod_cidr) = registered(&client, &config, &shutdown).await? else { return Ok(()) };
+    tracing::info!(node = %config.node_name, ip = %config.node_ip, pods = %local_pod_cidr, "registered");
+
+    let net = Net::start(NetConfig {
+        node_ip: config.node_ip,
+        local_pod_cidr,
+        pod_cidr: config.pod_cidr,
+        service_cidr: config.service_cidr,
+        dns_ip: config.dns_ip(),
+        node_port_range: config.node_port_range,
+    })
+    .await?;
+    let dataplane = Dataplane::start(dataplane::Config {
+        node_ip: config.node_ip,
+        service_cidr: config.service_cidr,
+        pod_cidr: config.pod_cidr,
+        local_pod_cidr,
+    })?;
+    let zone = Arc::new(ArcSwap::from_pointee(Zone::empty(&config.cluster_domain)));
+    let dns_address = SocketAddr::new(config.dns_ip().into(), DNS_PORT);
+    let dns = Listeners::bind(&[dns_address]).await?;
+    let resolv_conf = std::fs::read_to_string(&config.resolv_conf)
+        .map_err(|cause| AgentError::File { path: config.resolv_conf.clone(), cause })?;
+    let upstreams = parse_resolv_conf(&resolv_conf, &[dns_address.ip()]);
+
+    let readiness = Readiness::new(&[services::PART, nodes::PART]);
+    let mut parts = JoinSet::new();
+    let (recorder, events) = Recorder::new(client.clone(), config.node_name.clone(), shutdown.clone());
+    let part = |name: &'static str, work: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| async move {
+        work.await;
+        name
+    };
+    parts.spawn(part("events", Box::pin(events)));
+    let stop = shutdown.clone();
+    let dns_zone = zone.clone();
+    parts.spawn(part(
+        "dns",
+        Box::pin(async move {
+            if let Err(error) = dns.serve(dns_zone, upstreams, stop).await {
+                tracing::error!(%error, "dns");
+            }
+        }),
+    ));
+    let outputs =
+        services::Outputs { dataplane: dataplane.clone(), zone: zone.clone(), readiness: readiness.clone() };
+    parts.spawn(part("services", Box::pin(services::run(client.clone(), outputs, shutdown.clone()))));
+    let routes = nodes::run(
+        client.clone(),
+        config.node_name.clone(),
+        net.clone(),
+        dataplane.clone(),
+        readiness.clone(),
+        shutdown.clone(),
+    );
+    parts.spawn(part("routes", Box::pin(routes)));
+    let (unregistered, mut lost) = mpsc::channel(1);
+    let reports = reporter::run(
+        client.clone(),
+        config.node_name.clone(),
+        readiness.subscribe(),
+        unregistered,
+        shutdown.clone(),
+    );
+    parts.spawn(part("reporter", Box::pin(reports)));
+    drop(recorder);
+
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            Some(()) = lost.recv() => {
+                tracing::warn!("the server does not know this node; registering again");
+                if registered(&client, &config, &shutdown).await?.is_some_and(|cidr| cidr != local_pod_cidr) {
+                    return Err(AgentError::MovedRange);
+                }
+            }
+            Some(ended) = parts.join_next() => {
+                if shutdown.is_cancelled() {
+                    break;
+                }
+                let name = ended.map_or_else(|e| e.to_string(), str::to_owned);
+                return Err(AgentError::Part(name));
+            }
+        }
+    }
+    while parts.join_next().await.is_some() {}
+    Ok(())
+}
+
+/// Registers, waiting for a server that does not answer; `None` when cancelled meanwhile.
+async fn registered(
+    client: &Client,
+    config: &AgentConfig,
+    shutdown: &CancellationToken,
+) -> Result<Option<ipnet::Ipv4Net>, AgentError> {
+    let mut wait = FIRST_RETRY;
+    loop {
+        match register(client, &config.node_name, config.node_ip).await {
+            Ok(cidr) => return Ok(Some(cidr)),
+            Err(RegisterError::Client(error))
+                if error.api().is_none_or(|e| e.code >= 500 || e.is_conflict()) =>
+            {
+                tracing::warn!(%error, "the node is not registered yet; trying again in {wait:?}");
+            }
+            Err(cause) => return Err(AgentError::Register { node: config.node_name.clone(), cause }),
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(None),
+            () = tokio::time::sleep(wait) => wait = (wait * 2).min(LAST_RETRY),
+        }
+    }
+}
