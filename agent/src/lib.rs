@@ -12,6 +12,7 @@ pub mod plan;
 #[cfg(target_os = "linux")]
 pub mod run;
 #[cfg(target_os = "linux")]
+pub mod runtime;
 pub mod sync;
 #[cfg(target_os = "linux")]
 pub mod sys;

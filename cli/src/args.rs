@@ -33,8 +33,20 @@ pub enum Command {
     Up(UpArgs),
     /// Stop a cluster that `up` started
     Down(DownArgs),
+    /// The first process of a pod: started by the agent
+    #[cfg(target_os = "linux")]
+    #[command(hide = true)]
+    Shim(Shim),
     #[command(flatten)]
     Cluster(ClusterCommand),
+}
+
+#[cfg(target_os = "linux")]
+#[derive(Debug, ClapArgs)]
+pub struct Shim {
+    /// The pod's directory
+    #[arg(long)]
+    pub dir: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]

@@ -30,6 +30,8 @@ fn start(args: args::Args) -> anyhow::Result<()> {
     let command = match command {
         args::Command::Up(up) => return local::up(up),
         args::Command::Down(down) => return local::down(down),
+        #[cfg(target_os = "linux")]
+        args::Command::Shim(shim) => return Ok(minisvc_agent::runtime::shim::run(&shim.dir)?),
         args::Command::Cluster(command) => command,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

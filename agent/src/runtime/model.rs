@@ -1,0 +1,130 @@
+//! What a pod is to the runtime, as values.
+
+use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// Everything that is fixed when a pod is made. Kept in the pod's directory as `pod.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodSetup {
+    /// `metadata.uid`; the name of the pod's directory.
+    pub uid: String,
+    /// `metadata.namespace`.
+    pub namespace: String,
+    /// `metadata.name`.
+    pub name: String,
+    /// At most 63 bytes.
+    pub hostname: String,
+    /// The pod's address: an agent that comes back gives it to nobody else.
+    pub ip: Ipv4Addr,
+    /// Contents of /etc/hosts.
+    pub hosts: String,
+    /// Contents of /etc/resolv.conf.
+    pub resolv_conf: String,
+    /// Where `CONTAINER/ATTEMPT.log` go.
+    pub log_dir: PathBuf,
+    /// A log longer than this, in bytes, is renamed to `ATTEMPT.log.1` and begun anew.
+    pub log_limit: u64,
+    /// Directories that stay visible when /tmp becomes private, if they lie below it.
+    pub keep: Vec<PathBuf>,
+    /// Seconds between SIGTERM and SIGKILL when the pod's object is no longer there to say so.
+    pub grace_seconds: u32,
+}
+
+/// How to start a container once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerSpec {
+    /// The container's name.
+    pub name: String,
+    /// Counts the starts, from 0; names the log.
+    pub attempt: u32,
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// The whole environment.
+    pub env: Vec<(String, String)>,
+    /// The working directory.
+    pub cwd: PathBuf,
+    /// Who runs it; the one that started the agent when absent.
+    pub user: Option<User>,
+}
+
+/// Who runs a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// User id.
+    pub uid: u32,
+    /// Group id, the only group.
+    pub gid: u32,
+}
+
+/// What the containers of a pod do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodState {
+    /// The pod's namespaces are there.
+    pub alive: bool,
+    /// By name; a container that was never started is absent.
+    pub containers: BTreeMap<String, ContainerState>,
+}
+
+/// The newest start of a container, and the end of the one before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerState {
+    /// Which start, from 0.
+    pub attempt: u32,
+    /// When, in milliseconds since 1970.
+    pub started_at: i64,
+    /// How it ended, if it has.
+    pub exit: Option<Exit>,
+    /// How the start before ended.
+    pub previous: Option<Exit>,
+}
+
+/// How a process ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// The exit code; 128 + the signal for a killed process, as shells and Kubernetes count.
+    pub code: i32,
+    /// The signal that killed it.
+    pub signal: Option<i32>,
+    /// Why it never ran, when it could not be started.
+    pub not_started: Option<String>,
+    /// Start, in milliseconds since 1970.
+    pub started_at: i64,
+    /// End, in milliseconds since 1970.
+    pub finished_at: i64,
+}
+
+impl ContainerState {
+    /// Whether it runs.
+    pub fn is_running(&self) -> bool {
+        self.exit.is_none()
+    }
+}
+
+impl PodState {
+    /// Whether any container runs.
+    pub fn any_running(&self) -> bool {
+        self.containers.values().any(ContainerState::is_running)
+    }
+
+    /// The state after the shim died: nothing can run any more, and what ran was killed.
+    pub fn buried(mut self, now: i64) -> Self {
+        self.alive = false;
+        for container in self.containers.values_mut() {
+            let started_at = container.started_at;
+            container.exit.get_or_insert(Exit {
+                code: 137,
+                signal: Some(9),
+                not_started: None,
+                started_at,
+                finished_at: now,
+            });
+        }
+        self
+    }
+}
+
+/// Milliseconds since 1970.
+pub fn now_millis() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}

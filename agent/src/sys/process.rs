@@ -1,0 +1,66 @@
+//! What a process does before it becomes another one.
+
+use std::{io, os::unix::process::CommandExt, process::Command};
+
+use nix::{
+    errno::Errno,
+    sys::{prctl, signal::SigSet},
+    unistd::{ForkResult, setsid},
+};
+
+/// Closes every file but the standard three: whatever was inherited.
+pub fn close_inherited() -> Result<(), Errno> {
+    #[allow(unsafe_code, reason = "a system call without pointers")]
+    // SAFETY: takes numbers only. The caller has opened nothing yet, so no owned descriptor is closed behind its owner.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, 0_u32) };
+    Errno::result(result).map(drop)
+}
+
+/// Splits the process. The caller must have one thread only.
+pub fn fork() -> Result<ForkResult, Errno> {
+    #[allow(unsafe_code, reason = "a process of one thread may do anything after a fork")]
+    // SAFETY: with one thread no lock can be held by a thread that the child lacks.
+    unsafe {
+        nix::unistd::fork()
+    }
+}
+
+/// Gives the command a session of its own (with its standard input as controlling terminal if `terminal`), no way to new
+/// privileges, and no blocked signals.
+pub fn contain(command: &mut Command, terminal: bool) {
+    let prepare = move || -> io::Result<()> {
+        setsid()?;
+        if terminal {
+            #[allow(unsafe_code, reason = "a system call without pointers")]
+            // SAFETY: takes numbers only; standard input is open.
+            Errno::result(unsafe { libc::ioctl(0, libc::TIOCSCTTY as _, 0) })?;
+        }
+        prctl::set_no_new_privs()?;
+        SigSet::empty().thread_set_mask()?;
+        Ok(())
+    };
+    #[allow(unsafe_code, reason = "system calls only between fork and exec")]
+    // SAFETY: the closure makes system calls that are safe after a fork and allocates nothing.
+    unsafe {
+        command.pre_exec(prepare);
+    }
+}
+
+/// Has the command run as root of a user namespace, where that root is the calling user: what an ordinary user needs to make
+/// other namespaces.
+pub fn in_user_namespace(command: &mut Command) {
+    let maps = [
+        ("/proc/self/setgroups", "deny".to_owned()),
+        ("/proc/self/uid_map", format!("0 {} 1\n", nix::unistd::geteuid())),
+        ("/proc/self/gid_map", format!("0 {} 1\n", nix::unistd::getegid())),
+    ];
+    let prepare = move || -> io::Result<()> {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER)?;
+        maps.iter().try_for_each(|(file, text)| std::fs::write(file, text))
+    };
+    #[allow(unsafe_code, reason = "system calls only between fork and exec")]
+    // SAFETY: the closure makes system calls that are safe after a fork; the paths are short enough to need no allocation.
+    unsafe {
+        command.pre_exec(prepare);
+    }
+}
