@@ -1,11 +1,15 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 #[cfg(target_os = "linux")]
 use crate::commands::agent::AgentArgs;
 use crate::local::{DownArgs, UpArgs};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use ipnet::Ipv4Net;
 
 /// Kubernetes-style Services for a handful of machines or one laptop, without Kubernetes.
 #[derive(Parser)]
@@ -37,6 +41,8 @@ pub enum Command {
     #[cfg(target_os = "linux")]
     #[command(hide = true)]
     Shim(Shim),
+    /// Run the API server and the controllers
+    Server(Server),
     #[command(flatten)]
     Cluster(ClusterCommand),
 }
@@ -66,6 +72,63 @@ pub enum ClusterCommand {
     Scale(Scale),
     /// Show a pod's log
     Logs(Logs),
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Server {
+    #[command(flatten)]
+    pub run: RunServer,
+    #[command(subcommand)]
+    pub what: Option<ServerWhat>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct RunServer {
+    /// Holds the store and the CA; else /var/lib/minisvc/server for root, $XDG_DATA_HOME/minisvc/server for users
+    #[arg(long, env = "MINISVC_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Address and port of the API
+    #[arg(long, env = "MINISVC_LISTEN", default_value = "0.0.0.0:7443")]
+    pub listen: SocketAddr,
+    /// Address at which nodes and pods reach the API; else the one that --listen names, else this machine's
+    #[arg(long, env = "MINISVC_ADVERTISE")]
+    pub advertise: Option<IpAddr>,
+    /// One more name or address for the server's certificate
+    #[arg(long, env = "MINISVC_TLS_SAN", value_delimiter = ',')]
+    pub tls_san: Vec<String>,
+    /// Range of cluster IPs
+    #[arg(long, env = "MINISVC_SERVICE_CIDR", default_value = "10.96.0.0/16")]
+    pub service_cidr: Ipv4Net,
+    /// Range of pod addresses, a /24 for each node
+    #[arg(long, env = "MINISVC_POD_CIDR", default_value = "10.244.0.0/16")]
+    pub pod_cidr: Ipv4Net,
+    /// Range of node ports
+    #[arg(long, env = "MINISVC_NODE_PORT_RANGE", default_value = "30000-32767", value_parser = parse_range)]
+    pub node_port_range: (u16, u16),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ServerWhat {
+    /// Print a kubeconfig with new credentials, for an administrator or a node
+    Credentials(Credentials),
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(group(clap::ArgGroup::new("who").required(true).args(["admin", "node"])))]
+pub struct Credentials {
+    /// Credentials that may do everything
+    #[arg(long)]
+    pub admin: bool,
+    /// Credentials of the node with this name
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
+    /// The server's data directory
+    #[arg(long, env = "MINISVC_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// URL of the server, as the user of the credentials reaches it
+    #[arg(long, value_name = "URL", default_value = "https://127.0.0.1:7443")]
+    pub server: String,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -187,6 +250,13 @@ fn parse_ports(s: &str) -> Result<(u16, u16), String> {
     Ok((number(port)?, number(target)?))
 }
 
+fn parse_range(s: &str) -> Result<(u16, u16), String> {
+    let range = s.split_once('-').and_then(|(a, b)| Some((a.trim().parse().ok()?, b.trim().parse().ok()?)));
+    range
+        .filter(|(first, last)| 0 < *first && first <= last)
+        .ok_or_else(|| format!("\"{s}\" is no range of ports, 30000-32767 would be right"))
+}
+
 fn parse_seconds(s: &str) -> Result<u64, String> {
     let (number, factor) = match s.strip_suffix('m') {
         Some(minutes) => (minutes, 60),
@@ -209,9 +279,19 @@ mod tests {
         assert!(parse("minisvc create deployment hello --replicas 4 -- minisvc echo --port 8080").is_ok());
         assert!(parse("minisvc create service nodeport hello --tcp=80:8080 --wait=false").is_ok());
         assert!(parse("minisvc get nodes,pods -o wide -A").is_ok());
-        for bad in
-            ["minisvc nope", "minisvc create service nodeport hello --tcp=0", "minisvc scale deployment x"]
-        {
+        assert!(parse("minisvc server --listen 127.0.0.1:0 --tls-san a --tls-san ::1").is_ok());
+        assert!(
+            parse("minisvc server credentials --node node-1 --data-dir /d --server https://s:7443").is_ok()
+        );
+        for bad in [
+            "minisvc nope",
+            "minisvc create service nodeport hello --tcp=0",
+            "minisvc scale deployment x",
+            "minisvc server --node-port-range 9-8",
+            "minisvc server --pod-cidr 10.0.0.0",
+            "minisvc server credentials",
+            "minisvc server credentials --admin --node n",
+        ] {
             assert_eq!(parse(bad).err().map(|e| e.exit_code()), Some(2), "{bad}");
         }
     }

@@ -4,6 +4,7 @@
 pub mod agent;
 mod create;
 mod get;
+pub mod server;
 
 use anyhow::{Context as _, bail};
 use futures::StreamExt;

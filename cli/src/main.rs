@@ -5,6 +5,7 @@ mod commands;
 mod config;
 mod echo;
 mod local;
+mod logging;
 mod output;
 
 use std::process::ExitCode;
@@ -32,6 +33,7 @@ fn start(args: args::Args) -> anyhow::Result<()> {
         args::Command::Down(down) => return local::down(down),
         #[cfg(target_os = "linux")]
         args::Command::Shim(shim) => return Ok(minisvc_agent::runtime::shim::run(&shim.dir)?),
+        args::Command::Server(server) => return commands::server::run(server),
         args::Command::Cluster(command) => command,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

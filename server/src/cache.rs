@@ -7,10 +7,12 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     ops::Bound,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
+use bytes::Bytes;
 use minisvc_proto::{Object, ObjectKey, Resource, Revision, resource::RESOURCES, watch::EventType};
+use serde::Serialize;
 use tokio::sync::watch as latest;
 
 use crate::store::{Change, CommitError, Committed, Key, Store, Txn, Versioned};
@@ -41,6 +43,29 @@ pub struct Event {
     pub entry: Entry,
     /// The state before.
     pub previous: Option<Entry>,
+    line: OnceLock<Bytes>,
+}
+
+impl Event {
+    /// The event as a line of a watch: made once, however many watch.
+    pub fn line(&self) -> Bytes {
+        let make = || wire_line(self.kind, &*self.entry.object);
+        self.line.get_or_init(make).clone()
+    }
+}
+
+/// An event as it stands on the wire: one line of JSON.
+pub fn wire_line(kind: EventType, object: &impl Serialize) -> Bytes {
+    #[derive(Serialize)]
+    struct Line<'a, T> {
+        #[serde(rename = "type")]
+        kind: EventType,
+        object: &'a T,
+    }
+    // JSON values can always be written.
+    let mut line = serde_json::to_vec(&Line { kind, object }).unwrap_or_default();
+    line.push(b'\n');
+    line.into()
 }
 
 /// The next thing a watch has to say.
@@ -157,6 +182,11 @@ impl Cache {
         self.revision.send_replace(revision);
     }
 
+    /// Changes with every revision that reads see.
+    pub fn revisions(&self) -> latest::Receiver<Revision> {
+        self.revision.subscribe()
+    }
+
     /// The revision that reads see.
     pub fn revision(&self) -> Revision {
         self.lock().revision
@@ -234,10 +264,12 @@ impl Cache {
         resource: Option<&'static Resource>,
         since: Revision,
     ) -> Result<Watch, Expired> {
-        let oldest = self.lock().ring_after;
-        if since < oldest {
-            return Err(Expired { oldest });
+        let state = self.lock();
+        // A revision that is yet to come is one of another store's history: everything up to it would be kept from the watch.
+        if since < state.ring_after || since > state.revision {
+            return Err(Expired { oldest: state.ring_after });
         }
+        drop(state);
         Ok(Watch {
             cache: self.clone(),
             revision: self.revision.subscribe(),
@@ -282,7 +314,7 @@ impl State {
             last.set_revision(revision);
             (EventType::Deleted, Entry { revision, object: Arc::new(last) }, Some(previous))
         };
-        self.ring.push_back(Arc::new(Event { revision, kind, key, entry, previous }));
+        self.ring.push_back(Arc::new(Event { revision, kind, key, entry, previous, line: OnceLock::new() }));
         while self.ring.len() > RING
             && let Some(dropped) = self.ring.pop_front()
         {

@@ -116,6 +116,11 @@ impl Registry {
         self.cache.watch(resource, since).map_err(|e| ApiError::expired(format!("{e} (asked for {since})")))
     }
 
+    /// Changes with every revision that reads see.
+    pub fn revisions(&self) -> tokio::sync::watch::Receiver<Revision> {
+        self.cache.revisions()
+    }
+
     /// Creates the object at a collection; `target.namespace` and the object's own must agree.
     pub async fn create(
         &self,

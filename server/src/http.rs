@@ -1,0 +1,113 @@
+//! The HTTP edge: turns requests into calls of the registry, and what comes back into answers. It knows paths and media types,
+//! and nothing about kinds.
+
+mod access;
+mod answer;
+mod body;
+mod call;
+mod discovery;
+mod nodes;
+mod query;
+mod verbs;
+mod watch;
+
+use std::sync::Arc;
+
+use axum::{
+    Extension, Router,
+    extract::{Request, State},
+    response::Response,
+};
+use minisvc_proto::{ApiError, Reason};
+use tokio_util::sync::CancellationToken;
+use tower_http::catch_panic::CatchPanicLayer;
+
+pub use self::access::User;
+use self::{
+    access::Question,
+    call::{Call, Verb},
+    query::Query,
+};
+use crate::{progress::Progress, registry::Registry};
+
+/// What the edge needs of the rest of the server.
+pub struct Edge {
+    /// All objects.
+    pub registry: Registry,
+    /// What the nodes said last.
+    pub progress: Arc<Progress>,
+    /// Ends watches and other answers without an end.
+    pub shutdown: CancellationToken,
+}
+
+/// The whole API as one service. The [`User`] of a request is in its extensions; without one it is anonymous.
+pub fn router(edge: Arc<Edge>) -> Router {
+    Router::new()
+        .fallback(handle)
+        .with_state(edge)
+        .layer(CatchPanicLayer::custom(|_| answer::status(&ApiError::internal("a handler panicked"))))
+}
+
+async fn handle(
+    State(edge): State<Arc<Edge>>,
+    user: Option<Extension<Arc<User>>>,
+    request: Request,
+) -> Response {
+    let user = user.map_or_else(|| Arc::new(User::anonymous()), |Extension(user)| user);
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let answer = dispatch(&edge, &user, request).await.unwrap_or_else(|error| {
+        if error.code >= 500 {
+            tracing::warn!(%method, %path, user = %user.name, %error, "a request failed");
+        }
+        answer::status(&error)
+    });
+    tracing::debug!(%method, %path, user = %user.name, status = answer.status().as_u16());
+    answer
+}
+
+async fn dispatch(edge: &Arc<Edge>, user: &User, request: Request) -> Result<Response, ApiError> {
+    let query = Query::parse(request.uri().query().unwrap_or(""))?;
+    let call = match Call::parse(request.method(), request.uri().path(), &query) {
+        Ok(call) => call,
+        // Who may see nothing does not learn which paths there are.
+        Err(error) => return Err(if user.is_anonymous() { unauthorized() } else { error }),
+    };
+    if user.is_anonymous() && !call.is_public() {
+        return Err(unauthorized());
+    }
+    match call {
+        Call::Health => Ok(answer::text("ok")),
+        Call::Version => Ok(answer::json(&discovery::version())),
+        Call::Document(document) => Ok(answer::json(&document)),
+        Call::Report(node) => {
+            access::check(user, &Question::Report(&node), |_| None)?;
+            nodes::report(edge, &node, request).await
+        }
+        Call::NodeExec(node) => {
+            access::check(user, &Question::NodeExec(&node), |_| None)?;
+            Err(ApiError::new(Reason::ServiceUnavailable, "commands on nodes are not served"))
+        }
+        Call::Progress { namespace, name } => {
+            access::check(user, &Question::Progress, |_| None)?;
+            nodes::progress(edge, &namespace, &name, &query).await
+        }
+        Call::Resource(target, verb) => {
+            // A new object's name is known when its body has been read.
+            if verb != Verb::Create {
+                access::check(user, &Question::of(verb, &target), |pod| edge.node_of(pod))?;
+            }
+            verbs::run(edge, user, verb, target, query, request).await
+        }
+    }
+}
+
+fn unauthorized() -> ApiError {
+    ApiError::new(Reason::Unauthorized, "Unauthorized: a client certificate of this cluster's CA is needed")
+}
+
+impl Edge {
+    /// The node that a pod runs on.
+    fn node_of(&self, pod: &minisvc_proto::ObjectKey) -> Option<String> {
+        self.registry.get(pod).ok()?.str_at("/spec/nodeName").map(str::to_owned)
+    }
+}

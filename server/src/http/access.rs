@@ -1,0 +1,176 @@
+//! Who may do what. Pure, but for the one look-up that a node's rights on its pods need.
+
+use minisvc_proto::{ApiError, ObjectKey, path::Target};
+
+use super::call::Verb;
+use crate::pki::{MASTERS, NODE_PREFIX, NODES};
+
+/// Who asks, as its certificate says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// The certificate's common name.
+    pub name: String,
+    /// The certificate's organisations.
+    pub groups: Vec<String>,
+}
+
+impl User {
+    /// Somebody without a certificate.
+    pub fn anonymous() -> Self {
+        User { name: "system:anonymous".into(), groups: vec!["system:unauthenticated".into()] }
+    }
+
+    /// Whether there was no certificate.
+    pub fn is_anonymous(&self) -> bool {
+        self.is_in("system:unauthenticated")
+    }
+
+    /// The node that this is.
+    pub fn node(&self) -> Option<&str> {
+        self.name.strip_prefix(NODE_PREFIX).filter(|_| self.is_in(NODES))
+    }
+
+    fn is_in(&self, group: &str) -> bool {
+        self.groups.iter().any(|g| g == group)
+    }
+}
+
+/// What somebody wants to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Question<'a> {
+    /// Something with a kind. A create names the object that is made.
+    Resource(Verb, &'a Target),
+    /// Report a node's progress.
+    Report(&'a str),
+    /// Read a service's progress.
+    Progress,
+    /// Run a command on a node.
+    NodeExec(&'a str),
+}
+
+impl<'a> Question<'a> {
+    /// A verb on a kind.
+    pub fn of(verb: Verb, target: &'a Target) -> Self {
+        Question::Resource(verb, target)
+    }
+}
+
+/// 403 if the user may not. `node_of` answers which node a pod is bound to.
+pub fn check(
+    user: &User,
+    question: &Question<'_>,
+    node_of: impl Fn(&ObjectKey) -> Option<String>,
+) -> Result<(), ApiError> {
+    let allowed = user.is_in(MASTERS)
+        || match (question, user.node()) {
+            (_, None) | (Question::NodeExec(_), _) => false,
+            (Question::Progress, Some(_)) => true,
+            (Question::Report(name), Some(me)) => *name == me,
+            (Question::Resource(verb, target), Some(me)) => node_may(me, *verb, target, node_of),
+        };
+    if allowed { Ok(()) } else { Err(refusal(user, question)) }
+}
+
+/// A node reads everything, and writes its own object, what belongs to its own pods' lives, and events.
+fn node_may(me: &str, verb: Verb, target: &Target, node_of: impl Fn(&ObjectKey) -> Option<String>) -> bool {
+    let own_pod = || target.key().and_then(|k| node_of(&k)).is_some_and(|n| n == me);
+    match (target.resource.kind, target.subresource.as_deref(), verb) {
+        (_, _, Verb::Get | Verb::List | Verb::Watch)
+        | ("Event", None, Verb::Create | Verb::Update | Verb::Patch) => true,
+        ("Node", None, Verb::Create | Verb::Update | Verb::Patch)
+        | ("Node", Some("status"), Verb::Update | Verb::Patch) => target.name.as_deref() == Some(me),
+        ("Pod", Some("status"), Verb::Update | Verb::Patch) | ("Pod", None, Verb::Delete) => own_pod(),
+        _ => false,
+    }
+}
+
+fn refusal(user: &User, question: &Question<'_>) -> ApiError {
+    let user = &user.name;
+    match question {
+        Question::Resource(verb, target) => {
+            let verb = match verb {
+                Verb::Get => "get",
+                Verb::List => "list",
+                Verb::Watch => "watch",
+                Verb::Create | Verb::Connect => "create",
+                Verb::Update => "update",
+                Verb::Patch => "patch",
+                Verb::Delete => "delete",
+            };
+            let mut what = target.resource.plural.to_owned();
+            if let Some(sub) = &target.subresource {
+                what = format!("{what}/{sub}");
+            }
+            let why = format!("User \"{user}\" cannot {verb} resource \"{what}\"");
+            ApiError::forbidden(target.resource, target.name.as_deref().unwrap_or(""), &why)
+        }
+        Question::Report(node) | Question::NodeExec(node) => {
+            let why = format!("User \"{user}\" may not speak for or to node {node}");
+            ApiError::forbidden(&minisvc_proto::resource::NODES, node, &why)
+        }
+        Question::Progress => {
+            let why = format!("User \"{user}\" cannot read progress");
+            ApiError::forbidden(&minisvc_proto::resource::SERVICES, "", &why)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(name: &str, group: &str) -> User {
+        User { name: name.into(), groups: vec![group.into()] }
+    }
+
+    #[test]
+    fn the_table_of_rights() {
+        let admin = user("minisvc-admin", MASTERS);
+        let node = user("system:node:n1", NODES);
+        // Each half alone is nothing.
+        let pretender = user("system:node:n1", "people");
+        let nameless = user("n1", NODES);
+        let bound = |pod: &ObjectKey| Some(if pod.name == "mine" { "n1" } else { "n2" }.to_owned());
+        for (verb, path, may) in [
+            (Verb::List, "/api/v1/pods", true),
+            (Verb::Watch, "/api/v1/services", true),
+            (Verb::Get, "/apis/apps/v1/namespaces/a/deployments/b", true),
+            (Verb::Create, "/api/v1/nodes/n1", true),
+            (Verb::Create, "/api/v1/nodes/n2", false),
+            (Verb::Patch, "/api/v1/nodes/n1/status", true),
+            (Verb::Update, "/api/v1/nodes/n2/status", false),
+            (Verb::Delete, "/api/v1/nodes/n1", false),
+            (Verb::Patch, "/api/v1/namespaces/a/pods/mine/status", true),
+            (Verb::Patch, "/api/v1/namespaces/a/pods/other/status", false),
+            (Verb::Patch, "/api/v1/namespaces/a/pods/mine", false),
+            (Verb::Delete, "/api/v1/namespaces/a/pods/mine", true),
+            (Verb::Delete, "/api/v1/namespaces/a/pods/other", false),
+            (Verb::Create, "/api/v1/namespaces/a/pods/new", false),
+            (Verb::Create, "/api/v1/namespaces/a/pods/mine/binding", false),
+            (Verb::Connect, "/api/v1/namespaces/a/pods/mine/exec", false),
+            (Verb::Create, "/api/v1/namespaces/a/events/e", true),
+            (Verb::Patch, "/api/v1/namespaces/a/events/e", true),
+            (Verb::Delete, "/api/v1/namespaces/a/events/e", false),
+            (Verb::Create, "/api/v1/namespaces/a/services/s", false),
+            (Verb::Update, "/api/v1/namespaces/a/services/s/status", false),
+        ] {
+            let target = Target::parse(path).unwrap();
+            let asks = |who: &User| check(who, &Question::of(verb, &target), bound);
+            assert!(asks(&admin).is_ok(), "{verb:?} {path}");
+            assert_eq!(asks(&node).is_ok(), may, "{verb:?} {path}");
+            for other in [&pretender, &nameless, &User::anonymous()] {
+                assert_eq!(asks(other).unwrap_err().code, 403, "{verb:?} {path}");
+            }
+        }
+        for (question, may) in [
+            (Question::Report("n1"), true),
+            (Question::Report("n2"), false),
+            (Question::Progress, true),
+            (Question::NodeExec("n1"), false),
+        ] {
+            assert!(check(&admin, &question, bound).is_ok());
+            assert_eq!(check(&node, &question, bound).is_ok(), may, "{question:?}");
+            assert!(check(&pretender, &question, bound).is_err());
+        }
+    }
+}

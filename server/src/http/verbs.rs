@@ -1,0 +1,211 @@
+//! The verbs, each as one call of the registry.
+
+use std::sync::Arc;
+
+use axum::{extract::Request, response::Response};
+use http::StatusCode;
+use minisvc_proto::{ApiError, Object, ObjectKey, Reason, path::Target};
+use serde_json::Value;
+
+use super::{
+    Edge, User,
+    access::{self, Question},
+    answer, body,
+    call::{self, Verb},
+    query::{Query, Selection},
+    watch,
+};
+use crate::{
+    patch::Patch,
+    registry::{DeleteOptions, Part, Propagation, WriteOptions},
+};
+
+/// How often a patch that names no version is applied to a newer one before the conflict is told.
+const MAX_PATCH_TRIES: usize = 16;
+
+/// Does it. The user's rights have been checked, except on a create.
+pub async fn run(
+    edge: &Arc<Edge>,
+    user: &User,
+    verb: Verb,
+    target: Target,
+    query: Query,
+    request: Request,
+) -> Result<Response, ApiError> {
+    match verb {
+        Verb::Get => Ok(answer::json(&*read(edge, &target)?)),
+        Verb::List => list(edge, &target, &query),
+        Verb::Watch => watch::answer(edge, &target, &query),
+        Verb::Create => create(edge, user, target, &query, request).await,
+        Verb::Update => {
+            let object = fit(body::object(request).await?, &target)?;
+            let options = WriteOptions { dry_run: query.dry_run()? };
+            Ok(answer::json(&*write(edge, &target, object, options).await?))
+        }
+        Verb::Patch => patch(edge, &target, &query, request).await,
+        Verb::Delete => delete(edge, &target, &query, request).await,
+        Verb::Connect => Err(call::not_allowed()),
+    }
+}
+
+fn key(target: &Target) -> Result<ObjectKey, ApiError> {
+    target.key().ok_or_else(ApiError::no_such_path)
+}
+
+fn is_sub(target: &Target, name: &str) -> bool {
+    target.subresource.as_deref() == Some(name)
+}
+
+/// What stands at an object's path, or at that of its status or scale.
+fn read(edge: &Edge, target: &Target) -> Result<Arc<Object>, ApiError> {
+    let key = key(target)?;
+    if is_sub(target, "scale") { edge.registry.scale(&key).map(Arc::new) } else { edge.registry.get(&key) }
+}
+
+async fn write(
+    edge: &Edge,
+    target: &Target,
+    object: Object,
+    options: WriteOptions,
+) -> Result<Arc<Object>, ApiError> {
+    if is_sub(target, "scale") {
+        return edge.registry.update_scale(&key(target)?, object, options).await.map(Arc::new);
+    }
+    let part = if is_sub(target, "status") { Part::Status } else { Part::Main };
+    edge.registry.update(part, object, options).await
+}
+
+fn list(edge: &Edge, target: &Target, query: &Query) -> Result<Response, ApiError> {
+    let selection = Selection::parse(query, target.resource)?;
+    let (revision, objects) = edge.registry.list(target.resource, target.namespace.as_deref());
+    let chosen = objects.iter().map(AsRef::as_ref).filter(|o| selection.matches(o));
+    answer::list(target.resource, revision, chosen)
+}
+
+async fn create(
+    edge: &Edge,
+    user: &User,
+    target: Target,
+    query: &Query,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let object = body::object(request).await?;
+    let mut made = target.clone();
+    made.name = made.name.or_else(|| Some(object.name().to_owned()));
+    access::check(user, &Question::of(Verb::Create, &made), |pod| edge.node_of(pod))?;
+    if is_sub(&target, "binding") {
+        if query.dry_run()? {
+            return Err(ApiError::bad_request("dryRun: a binding cannot be tried"));
+        }
+        edge.registry.bind(&key(&target)?, &object).await?;
+        return Ok(answer::created());
+    }
+    let options = WriteOptions { dry_run: query.dry_run()? };
+    let object = edge.registry.create(&target, object, options).await?;
+    Ok(answer::json_with(StatusCode::CREATED, &*object))
+}
+
+/// The object as one that stands at the target: what it leaves out of its identity is filled in, what differs is refused.
+fn fit(mut object: Object, target: &Target) -> Result<Object, ApiError> {
+    let key = key(target)?;
+    let (version, kind) = if is_sub(target, "scale") {
+        ("autoscaling/v1".to_owned(), "Scale")
+    } else {
+        (key.resource.api_version(), key.resource.kind)
+    };
+    for (field, want) in [("apiVersion", version), ("kind", kind.to_owned())] {
+        match object.0.get(field).and_then(Value::as_str).unwrap_or("") {
+            "" => drop(object.0.insert(field.into(), want.into())),
+            have if have == want => {}
+            have => {
+                let message = format!("{field} is {have:?}, but this path takes {want:?}");
+                return Err(ApiError::bad_request(message));
+            }
+        }
+    }
+    let identity = [("name", Some(&key.name)), ("namespace", key.namespace.as_ref())];
+    for (field, want) in identity.into_iter().filter_map(|(field, want)| Some((field, want?))) {
+        let have = object.metadata_mut().entry(field).or_insert_with(|| want.as_str().into()).clone();
+        if have != want.as_str() {
+            let message =
+                format!("the {field} of the object ({have}) does not match the {field} on the URL ({want})");
+            return Err(ApiError::bad_request(message));
+        }
+    }
+    Ok(object)
+}
+
+async fn patch(edge: &Edge, target: &Target, query: &Query, request: Request) -> Result<Response, ApiError> {
+    let media_type = body::media_type(&request);
+    let options = WriteOptions { dry_run: query.dry_run()? };
+    let patch = Patch::parse(&media_type, &body::read(request).await?)?;
+    let key = key(target)?;
+    let mut tries = 0;
+    loop {
+        let old = read(edge, target)?;
+        let new = fit(patch.apply(&old)?, target)?;
+        // A patch that sets another version than the stored one asks for exactly that version.
+        if new.str_at("/metadata/resourceVersion").is_some_and(|v| !v.is_empty())
+            && new.revision() != old.revision()
+        {
+            return Err(ApiError::modified(&key));
+        }
+        match write(edge, target, new, options).await {
+            Err(error) if error.reason == Reason::Conflict && tries < MAX_PATCH_TRIES => tries += 1,
+            done => return done.map(|object| answer::json(&*object)),
+        }
+    }
+}
+
+async fn delete(edge: &Edge, target: &Target, query: &Query, request: Request) -> Result<Response, ApiError> {
+    let key = key(target)?;
+    let options = delete_options(body::optional_json(request).await?, query)?;
+    let dry_run = options.dry_run;
+    let object = edge.registry.delete(&key, options).await?;
+    // Still there: somebody has yet to finish something.
+    let stays = object.deletion_timestamp().is_some()
+        && (dry_run || edge.registry.get(&key).is_ok_and(|now| now.uid() == object.uid()));
+    Ok(if stays { answer::json(&*object) } else { answer::deleted(target.resource, &object) })
+}
+
+/// DeleteOptions of the body, or of the query where the body says nothing.
+fn delete_options(body: Option<Value>, query: &Query) -> Result<DeleteOptions, ApiError> {
+    let body = body.unwrap_or(Value::Null);
+    if !body.is_null() && !body.is_object() {
+        return Err(ApiError::bad_request("the body is no DeleteOptions object"));
+    }
+    let wrong =
+        |field: &str, want: &str| ApiError::bad_request(format!("DeleteOptions.{field}: must be {want}"));
+    let text = |pointer: &str, field: &str| match body.pointer(pointer) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(_) => Err(wrong(field, "a string")),
+    };
+    let grace_seconds = match body.get("gracePeriodSeconds") {
+        None | Some(Value::Null) => query.number("gracePeriodSeconds")?,
+        Some(value) => Some(value.as_i64().ok_or_else(|| wrong("gracePeriodSeconds", "a whole number"))?),
+    };
+    if grace_seconds.is_some_and(|s| s < 0) {
+        return Err(wrong("gracePeriodSeconds", "0 or more"));
+    }
+    let policy = text("/propagationPolicy", "propagationPolicy")?;
+    let propagation = match policy.as_deref().or(query.get("propagationPolicy")) {
+        None | Some("Background") => Propagation::Background,
+        Some("Foreground") => Propagation::Foreground,
+        Some("Orphan") => Propagation::Orphan,
+        Some(_) => return Err(wrong("propagationPolicy", "Background, Foreground or Orphan")),
+    };
+    let mut dry_run = query.dry_run()?;
+    match body.get("dryRun") {
+        None | Some(Value::Null) => {}
+        Some(Value::Array(list)) if list.iter().all(|v| v == "All") => dry_run |= !list.is_empty(),
+        Some(_) => return Err(wrong("dryRun", "[\"All\"] or left out")),
+    }
+    Ok(DeleteOptions {
+        uid: text("/preconditions/uid", "preconditions.uid")?,
+        resource_version: text("/preconditions/resourceVersion", "preconditions.resourceVersion")?,
+        grace_seconds,
+        propagation,
+        dry_run,
+    })
+}

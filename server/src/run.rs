@@ -1,0 +1,227 @@
+//! The server as a whole: opens what it keeps, starts what it runs, serves, and ends.
+
+use std::{
+    fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
+    pin::pin,
+    sync::Arc,
+};
+
+use ipnet::Ipv4Net;
+use minisvc_proto::ApiError;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+pub use crate::tls::Limits;
+use crate::{
+    alloc::{NodePortRange, PodRange, ServiceRange},
+    cache::{self, Cache},
+    controllers,
+    http::{self, Edge},
+    pki::{Pki, PkiError, files},
+    progress::Progress,
+    registry::{Ranges, Registry},
+    store::sled_engine::{self, SledStore},
+    tls,
+};
+
+/// Names under which the server is reached from within the cluster.
+const CLUSTER_NAMES: [&str; 5] = [
+    "localhost",
+    "kubernetes",
+    "kubernetes.default",
+    "kubernetes.default.svc",
+    "kubernetes.default.svc.cluster.local",
+];
+
+/// What a server needs to know.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Holds the store and the CA.
+    pub data_dir: PathBuf,
+    /// Where the API is served.
+    pub listen: SocketAddr,
+    /// The address at which nodes and pods reach the API.
+    pub advertise: IpAddr,
+    /// More names and addresses for the server's certificate.
+    pub tls_sans: Vec<String>,
+    /// Cluster IPs.
+    pub service_cidr: Ipv4Net,
+    /// Pod addresses, a /24 a node.
+    pub pod_cidr: Ipv4Net,
+    /// First and last node port.
+    pub node_port_range: (u16, u16),
+}
+
+/// Why a server does not start, or ended. One clear line each.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// A range that cannot be used.
+    #[error("{flag}: {why}")]
+    Config {
+        /// Which flag.
+        flag: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The data directory cannot be used at all.
+    #[error("data directory {}: {source}", path.display())]
+    DataDir {
+        /// Which directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] sled_engine::OpenError),
+    /// The store holds what this server does not know.
+    #[error("data directory {}: {source}; it may be one of a newer minisvc", path.display())]
+    Contents {
+        /// Which directory.
+        path: PathBuf,
+        /// What was found.
+        source: cache::OpenError,
+    },
+    /// The certificates are not usable.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    /// What every cluster has cannot be made.
+    #[error("the cluster's first objects: {0}")]
+    Bootstrap(#[from] ApiError),
+    /// A part of the server ended on its own.
+    #[error("{0} ended, and the server with it")]
+    Ended(String),
+    /// The address cannot be listened on.
+    #[error("--listen {address}: {source}{}", hint(source))]
+    Listen {
+        /// Which address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "; another process listens there, so choose another port or stop that one"
+        }
+        io::ErrorKind::PermissionDenied => "; ports below 1024 need root",
+        io::ErrorKind::AddrNotAvailable => "; this machine has no such address",
+        _ => "",
+    }
+}
+
+/// Where the CA lies below a data directory.
+pub fn pki_dir(data_dir: &Path) -> PathBuf {
+    data_dir.join("pki")
+}
+
+/// Runs a server until `shutdown`.
+pub async fn run(config: ServerConfig, shutdown: CancellationToken) -> Result<(), ServerError> {
+    Server::open(config).await?.serve(shutdown).await
+}
+
+/// A server that holds its data and its address, and serves nobody yet.
+pub struct Server {
+    registry: Registry,
+    tls: rustls::ServerConfig,
+    listener: TcpListener,
+    address: SocketAddr,
+    /// What clients may cost.
+    pub limits: Limits,
+}
+
+impl Server {
+    /// Opens data and CA, and binds the address.
+    pub async fn open(config: ServerConfig) -> Result<Self, ServerError> {
+        let ranges = ranges(&config)?;
+        files::create_dir(&config.data_dir)
+            .and_then(|()| check_writable(&config.data_dir))
+            .map_err(|source| ServerError::DataDir { path: config.data_dir.clone(), source })?;
+        let store_dir = config.data_dir.join("store");
+        let store = SledStore::open(&store_dir)?;
+        let cache = Cache::open(Arc::new(store))
+            .map_err(|source| ServerError::Contents { path: store_dir, source })?;
+        let (names, ips) = reached_by(&config, &ranges);
+        let pki = Pki::open(&pki_dir(&config.data_dir), &names, &ips)?;
+        let tls = pki.server_config()?;
+        let registry = Registry::new(cache, ranges);
+        // Late: whoever can connect is served.
+        let failed = |source| ServerError::Listen { address: config.listen, source };
+        let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        controllers::bootstrap(&registry, SocketAddr::new(config.advertise, address.port())).await?;
+        tracing::info!("the API is at https://{address}, its data in {}", config.data_dir.display());
+        Ok(Server { registry, tls, listener, address, limits: Limits::default() })
+    }
+
+    /// Where the API is served.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `shutdown`, and lets the answers under way finish. An error if a part of the server ends before.
+    pub async fn serve(self, shutdown: CancellationToken) -> Result<(), ServerError> {
+        let progress = Arc::new(Progress::default());
+        // The end of a part ends the others with it.
+        let shutdown = shutdown.child_token();
+        let mut parts = controllers::start(self.registry.clone(), progress.clone(), shutdown.clone());
+        let edge = Edge { registry: self.registry, progress, shutdown: shutdown.clone() };
+        let router = http::router(Arc::new(edge));
+        let serving = tls::serve(self.listener, Arc::new(self.tls), router, self.limits, shutdown.clone());
+        let mut serving = pin!(serving);
+        let broken = tokio::select! {
+            () = serving.as_mut() => None,
+            Some(ended) = parts.join_next() => {
+                let early = !shutdown.is_cancelled();
+                shutdown.cancel();
+                serving.await;
+                early.then(|| ServerError::Ended(ended.map_or_else(|e| e.to_string(), str::to_owned)))
+            }
+        };
+        parts.shutdown().await;
+        tracing::info!("the server has ended");
+        broken.map_or(Ok(()), Err)
+    }
+}
+
+fn ranges(config: &ServerConfig) -> Result<Ranges, ServerError> {
+    let wrong = |flag, why: String| ServerError::Config { flag, why };
+    let (first, last) = config.node_port_range;
+    Ok(Ranges {
+        services: ServiceRange::new(config.service_cidr)
+            .map_err(|e| wrong("--service-cidr", e.to_string()))?,
+        pods: PodRange::new(config.pod_cidr).map_err(|e| wrong("--pod-cidr", e.to_string()))?,
+        node_ports: NodePortRange::new(first..=last).ok_or_else(|| {
+            wrong("--node-port-range", format!("{first}-{last} is no range; 30000-32767 would be right"))
+        })?,
+    })
+}
+
+/// Opening a store in a directory that takes no files fails late and unclearly.
+fn check_writable(dir: &Path) -> io::Result<()> {
+    let probe = dir.join(".writable");
+    fs::write(&probe, b"").and_then(|()| fs::remove_file(&probe))
+}
+
+/// The names and addresses that the server's certificate must hold.
+fn reached_by(config: &ServerConfig, ranges: &Ranges) -> (Vec<String>, Vec<IpAddr>) {
+    let mut names: Vec<String> = CLUSTER_NAMES.map(str::to_owned).to_vec();
+    let mut ips = vec![config.advertise, Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    ips.extend(Some(config.listen.ip()).filter(|ip| !ip.is_unspecified()));
+    ips.push(ranges.services.api_server().into());
+    for san in &config.tls_sans {
+        match san.parse() {
+            Ok(ip) => ips.push(ip),
+            Err(_) => names.push(san.clone()),
+        }
+    }
+    names.sort();
+    names.dedup();
+    ips.sort();
+    ips.dedup();
+    (names, ips)
+}

@@ -1,0 +1,15 @@
+//! The API over TLS on 127.0.0.1, as clients see it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+#[path = "api/harness.rs"]
+mod harness;
+
+#[path = "api/objects.rs"]
+mod objects;
+
+#[path = "api/access.rs"]
+mod access;
+
+#[path = "api/watches.rs"]
+mod watches;

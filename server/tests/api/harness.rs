@@ -1,0 +1,159 @@
+//! A server of its own for each test, in a directory that goes with it.
+
+use std::net::Ipv4Addr;
+
+use minisvc_proto::{
+    NodeName, Object,
+    client::{Client, Kubeconfig},
+    path::Target,
+};
+use minisvc_server::{
+    pki::Pki,
+    run::{Limits, Server, ServerConfig, ServerError, pki_dir},
+};
+use reqwest::{Method, Response, header};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+pub struct Api {
+    pub dir: TempDir,
+    pub url: String,
+    pub admin: Client,
+    pub stop: CancellationToken,
+    pub served: JoinHandle<Result<(), ServerError>>,
+}
+
+pub fn config(dir: &TempDir) -> ServerConfig {
+    ServerConfig {
+        data_dir: dir.path().to_owned(),
+        listen: (Ipv4Addr::LOCALHOST, 0).into(),
+        advertise: Ipv4Addr::LOCALHOST.into(),
+        tls_sans: vec!["api.test".into()],
+        service_cidr: "10.96.0.0/16".parse().unwrap(),
+        pod_cidr: "10.244.0.0/16".parse().unwrap(),
+        node_port_range: (30000, 32767),
+    }
+}
+
+impl Api {
+    pub async fn start() -> Self {
+        Self::start_with(Limits::default()).await
+    }
+
+    pub async fn start_with(limits: Limits) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut server = Server::open(config(&dir)).await.unwrap();
+        server.limits = limits;
+        let url = format!("https://{}", server.address());
+        let pki = Pki::load(&pki_dir(dir.path())).unwrap();
+        let admin = client(&pki.kubeconfig(&pki.issue_admin().unwrap(), &url).unwrap());
+        let stop = CancellationToken::new();
+        let served = tokio::spawn(server.serve(stop.clone()));
+        let api = Api { dir, url, admin, stop, served };
+        api.create("/api/v1/namespaces", json!({"metadata": {"name": "test"}})).await;
+        api
+    }
+
+    fn pki(&self) -> Pki {
+        Pki::load(&pki_dir(self.dir.path())).unwrap()
+    }
+
+    pub fn node(&self, name: &str) -> Client {
+        let pki = self.pki();
+        let name: NodeName = name.parse().unwrap();
+        client(&pki.kubeconfig(&pki.issue_node(&name).unwrap(), &self.url).unwrap())
+    }
+
+    /// A plain HTTP client, with the admin's certificate or without any.
+    pub fn plain(&self, with_certificate: bool) -> Plain {
+        let pki = self.pki();
+        let mut roots = rustls::RootCertStore::empty();
+        let mut ca = pki.ca_pem().as_bytes();
+        for certificate in certificates(&mut ca) {
+            roots.add(certificate).unwrap();
+        }
+        let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+        let builder = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots);
+        let tls = if with_certificate {
+            let admin = pki.issue_admin().unwrap();
+            let key = rustls_pki_types::pem::PemObject::from_pem_slice(admin.key_pem().as_bytes()).unwrap();
+            let chain = certificates(&mut admin.certificate_pem().as_bytes());
+            builder.with_client_auth_cert(chain, key).unwrap()
+        } else {
+            builder.with_no_client_auth()
+        };
+        let http = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap();
+        Plain { http, url: self.url.clone() }
+    }
+
+    pub async fn create(&self, path: &str, object: Value) -> Object {
+        let target = Target::parse(path).unwrap();
+        self.admin.create(&target, &serde_json::from_value(object).unwrap(), false).await.unwrap()
+    }
+
+    pub async fn end(self) {
+        self.stop.cancel();
+        self.served.await.unwrap().unwrap();
+    }
+}
+
+fn certificates(pem: &mut &[u8]) -> Vec<rustls_pki_types::CertificateDer<'static>> {
+    use rustls_pki_types::pem::PemObject;
+    rustls_pki_types::CertificateDer::pem_slice_iter(pem).map(Result::unwrap).collect()
+}
+
+fn client(kubeconfig: &str) -> Client {
+    Client::from_kubeconfig(&Kubeconfig::from_yaml(kubeconfig).unwrap()).unwrap()
+}
+
+/// Requests as they are written, and answers with their codes.
+pub struct Plain {
+    pub http: reqwest::Client,
+    pub url: String,
+}
+
+impl Plain {
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        media_type: &str,
+        body: impl Into<reqwest::Body>,
+    ) -> Response {
+        let request = self.http.request(method, format!("{}{path}", self.url)).body(body);
+        let request =
+            if media_type.is_empty() { request } else { request.header(header::CONTENT_TYPE, media_type) };
+        request.send().await.unwrap()
+    }
+
+    /// Code and JSON of an answer.
+    pub async fn answer(
+        &self,
+        method: Method,
+        path: &str,
+        media_type: &str,
+        body: impl Into<reqwest::Body>,
+    ) -> (u16, Value) {
+        let answer = self.send(method, path, media_type, body).await;
+        let code = answer.status().as_u16();
+        let bytes = answer.bytes().await.unwrap();
+        let value = serde_json::from_slice(&bytes)
+            .unwrap_or_else(|e| panic!("{path}: {code}: {e}: {}", String::from_utf8_lossy(&bytes)));
+        (code, value)
+    }
+
+    pub async fn get(&self, path: &str) -> (u16, Value) {
+        self.answer(Method::GET, path, "", "").await
+    }
+}
+
+pub fn service(name: &str) -> Value {
+    json!({"metadata": {"name": name, "labels": {"app": name}}, "spec": {"selector": {"app": name}, "ports": [{"port": 80}]}})
+}
+
+pub const SERVICES: &str = "/api/v1/namespaces/test/services";
