@@ -171,6 +171,24 @@ impl Object {
             .unwrap_or_default()
     }
 
+    /// The uids of all owners.
+    pub fn owner_uids(&self) -> impl Iterator<Item = &str> {
+        let list = self.metadata().and_then(|m| m.get("ownerReferences")).and_then(Value::as_array);
+        list.into_iter().flatten().filter_map(|o| o.get("uid")?.as_str())
+    }
+
+    /// The uid of the owner with `controller: true`.
+    pub fn controller_uid(&self) -> Option<&str> {
+        let list = self.metadata()?.get("ownerReferences")?.as_array()?;
+        let is_controller = |o: &&Value| o.get("controller").and_then(Value::as_bool) == Some(true);
+        list.iter().find(is_controller)?.get("uid")?.as_str()
+    }
+
+    /// The value of one label.
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.metadata()?.get("labels")?.get(key)?.as_str()
+    }
+
     /// The owner with `controller: true`.
     pub fn controller(&self) -> Option<OwnerReference> {
         self.owner_references().into_iter().find(|o| o.controller)

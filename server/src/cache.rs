@@ -19,6 +19,8 @@ use crate::store::{Change, CommitError, Committed, Key, Store, Txn, Versioned};
 
 /// Events kept for watches that start in the past or are slow.
 const RING: usize = 8192;
+/// Most transactions taken in at once: bounds the time under the lock.
+const MOST_AT_ONCE: usize = 256;
 const RESERVED: &str = "/reserved/";
 
 /// An object as of a revision, with `metadata.resourceVersion` set.
@@ -159,9 +161,11 @@ impl Cache {
             Arc::new(Cache { store, state: Mutex::new(state), revision: latest::Sender::new(revision) });
         let follower = Arc::downgrade(&cache);
         tokio::spawn(async move {
-            while let Some(next) = committed.recv().await {
+            let mut some = Vec::new();
+            // What a group commit brings is taken in at once: readers are woken once for it.
+            while committed.recv_many(&mut some, MOST_AT_ONCE).await > 0 {
                 let Some(cache) = follower.upgrade() else { return };
-                cache.apply(next);
+                cache.apply(some.drain(..));
             }
         });
         Ok(cache)
@@ -171,13 +175,15 @@ impl Cache {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn apply(&self, committed: Committed) {
-        let revision = committed.revision;
+    fn apply(&self, committed: impl Iterator<Item = Committed>) {
         let mut state = self.lock();
-        for change in committed.changes {
-            state.apply(revision, change);
+        for Committed { revision, changes } in committed {
+            for change in changes {
+                state.apply(revision, change);
+            }
+            state.revision = revision;
         }
-        state.revision = revision;
+        let revision = state.revision;
         drop(state);
         self.revision.send_replace(revision);
     }
@@ -239,14 +245,16 @@ impl Cache {
         range.take_while(|(k, _)| k.starts_with(prefix)).map(|(k, v)| (k.to_string(), v.clone())).collect()
     }
 
-    /// Commits, and returns when reads of this cache see it.
+    /// Commits, and returns when reads of this cache see it, or what stood in its way.
     pub async fn commit(&self, txn: Txn) -> Result<Revision, CommitError> {
-        let revision = self.store.commit(txn).await?;
+        let result = self.store.commit(txn).await;
+        let (Ok(reached) | Err(CommitError::Unexpected { revision: reached, .. })) = &result else {
+            return result;
+        };
         let mut seen = self.revision.subscribe();
-        seen.wait_for(|r| *r >= revision)
-            .await
-            .map_err(|_| CommitError::Engine("the cache stopped".into()))?;
-        Ok(revision)
+        let seen = seen.wait_for(|r| r >= reached).await.map(drop);
+        seen.map_err(|_| CommitError::Engine("the cache stopped".into()))?;
+        result
     }
 
     /// Every event of a kind after `since`, without a gap.

@@ -8,7 +8,10 @@ use std::{
     time::Instant,
 };
 
-use minisvc_proto::{NodeName, Revision, report::NodeReport};
+use minisvc_proto::{
+    NodeName, Revision,
+    report::{NODE_SILENCE_LIMIT, NodeReport},
+};
 use tokio::sync::watch;
 
 /// How many earlier lives of an agent are remembered, so that their late reports are told apart.
@@ -24,11 +27,12 @@ struct Heard {
 pub struct Progress {
     nodes: Mutex<BTreeMap<NodeName, Heard>>,
     changed: watch::Sender<u64>,
+    readiness: watch::Sender<u64>,
 }
 
 impl Default for Progress {
     fn default() -> Self {
-        Progress { nodes: Mutex::default(), changed: watch::Sender::new(0) }
+        Progress { nodes: Mutex::default(), changed: watch::Sender::new(0), readiness: watch::Sender::new(0) }
     }
 }
 
@@ -46,6 +50,11 @@ impl Progress {
         let news = old.is_none_or(|old| {
             (old.report.services, old.report.endpoint_slices, old.report.ready, &old.report.message)
                 != (report.services, report.endpoint_slices, report.ready, &report.message)
+        });
+        let turned = old.is_none_or(|old| {
+            (old.report.ready, &old.report.message) != (report.ready, &report.message)
+                // One that is heard again after a silence must not wait for the next look.
+                || at.saturating_duration_since(old.at) > NODE_SILENCE_LIMIT
         });
         let mut former = Vec::new();
         if let Some(old) = old {
@@ -69,13 +78,18 @@ impl Progress {
         if news {
             self.changed.send_modify(|n| *n = n.wrapping_add(1));
         }
+        if turned {
+            self.readiness.send_modify(|n| *n = n.wrapping_add(1));
+        }
         true
     }
 
     /// Forgets a node that left the cluster.
     pub fn forget(&self, node: &NodeName) {
-        self.nodes().remove(node);
-        self.changed.send_modify(|n| *n = n.wrapping_add(1));
+        if self.nodes().remove(node).is_some() {
+            self.changed.send_modify(|n| *n = n.wrapping_add(1));
+            self.readiness.send_modify(|n| *n = n.wrapping_add(1));
+        }
     }
 
     /// When the node was last heard.
@@ -101,6 +115,11 @@ impl Progress {
     /// Changes with every report that says something new.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
+    }
+
+    /// Changes when a node comes, goes, is heard again after a silence, or says something new of its readiness.
+    pub fn subscribe_readiness(&self) -> watch::Receiver<u64> {
+        self.readiness.subscribe()
     }
 }
 

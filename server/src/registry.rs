@@ -148,8 +148,8 @@ impl Registry {
             txn.expect.insert(object_key(&key), Expect::Absent);
             // Nothing is made in a namespace that begins to go at the same time.
             txn.expect.extend(namespace);
-            if self.commit(txn).await? {
-                return self.get(&key);
+            if let Some(revision) = self.commit(txn).await? {
+                return Ok(written(new, revision));
             }
         }
         Err(ApiError::modified(&key))
@@ -218,8 +218,8 @@ impl Registry {
                 Self::transaction(key, Some(&old.object), &new)?
             };
             txn.expect.insert(object_key(key), Expect::At(old.revision));
-            if self.commit(txn).await? {
-                return if gone { Ok(Arc::new(new)) } else { self.get(key) };
+            if let Some(revision) = self.commit(txn).await? {
+                return Ok(written(new, revision));
             }
         }
         Err(ApiError::modified(key))
@@ -282,18 +282,20 @@ impl Registry {
         Ok(txn)
     }
 
-    /// Whether it was committed: false if somebody else was quicker.
-    async fn commit(&self, txn: Txn) -> Result<bool, ApiError> {
+    /// The revision of the write; `None` if somebody else was quicker, and the cache has what they wrote.
+    async fn commit(&self, txn: Txn) -> Result<Option<Revision>, ApiError> {
         match self.cache.commit(txn).await {
-            Ok(_) => Ok(true),
-            Err(CommitError::Unexpected { .. }) => {
-                // The cache may be a moment behind the store; the next try must see what this one failed on.
-                tokio::task::yield_now().await;
-                Ok(false)
-            }
+            Ok(revision) => Ok(Some(revision)),
+            Err(CommitError::Unexpected { .. }) => Ok(None),
             Err(error @ CommitError::Engine(_)) => Err(ApiError::internal(error)),
         }
     }
+}
+
+/// The object as it stands in the store: what comes after may have changed it again.
+fn written(mut object: Object, revision: Revision) -> Arc<Object> {
+    object.set_revision(revision);
+    Arc::new(object)
 }
 
 /// A JSON value that means that the user left the field out.

@@ -78,6 +78,8 @@ pub enum CommitError {
         key: Key,
         /// What stands there now.
         found: Option<Versioned>,
+        /// The last revision that was looked at.
+        revision: Revision,
     },
     /// The engine failed; whether the transaction is on disk is not known, and the store takes no more writes.
     #[error("the store failed: {0}")]

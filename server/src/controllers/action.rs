@@ -1,7 +1,9 @@
 //! What a reconcile asks for, as values.
 
-use minisvc_proto::{Object, ObjectKey};
+use minisvc_proto::{ApiError, Object, ObjectKey, path::Target};
 use serde_json::{Value, json};
+
+use crate::registry::{DeleteOptions, Part, Registry, WriteOptions};
 
 /// One write that a reconcile wants.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,6 +28,27 @@ impl Action {
     pub fn delete(object: &Object) -> Option<Self> {
         Some(Action::Delete { key: object.key()?, uid: object.uid().to_owned() })
     }
+
+    /// Writes it. What is gone already, or was replaced by another of the same name, needs no deletion.
+    pub async fn carry_out(self, registry: &Registry) -> Result<(), ApiError> {
+        let options = WriteOptions::default();
+        match self {
+            Action::Create(object) => {
+                let resource = object.resource().ok_or_else(|| ApiError::internal("an object of no kind"))?;
+                let target = Target::collection(resource, object.namespace());
+                registry.create(&target, object, options).await.map(drop)
+            }
+            Action::Update(object) => registry.update(Part::Main, object, options).await.map(drop),
+            Action::UpdateStatus(object) => registry.update(Part::Status, object, options).await.map(drop),
+            Action::Delete { key, uid } => {
+                let options = DeleteOptions { uid: Some(uid), ..DeleteOptions::default() };
+                match registry.delete(&key, options).await {
+                    Err(e) if e.is_not_found() || e.is_conflict() => Ok(()),
+                    other => other.map(drop),
+                }
+            }
+        }
+    }
 }
 
 /// `metadata.ownerReferences` with one entry: this object is the controller.
@@ -38,7 +61,7 @@ pub fn owned_by(owner: &Object) -> Value {
 
 /// Whether `owner` is the controller of `object`, by uid.
 pub fn is_controlled_by(object: &Object, owner: &Object) -> bool {
-    !owner.uid().is_empty() && object.controller().is_some_and(|o| o.uid == owner.uid())
+    !owner.uid().is_empty() && object.controller_uid() == Some(owner.uid())
 }
 
 /// A number by JSON pointer.

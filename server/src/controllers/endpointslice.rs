@@ -32,13 +32,24 @@ pub fn selector(service: &Object) -> Option<LabelSelector> {
         .then(|| LabelSelector::from_map(&map))
 }
 
+/// Whether this controller made the slice.
+pub fn is_ours(slice: &Object) -> bool {
+    slice.label(MANAGED_BY) == Some(MANAGER)
+}
+
 /// The writes that bring the service's slices in line with its pods. `pods` are of the service's namespace, `slices` those
 /// labelled with the service's name.
-pub fn reconcile(service: &Object, pods: &[Arc<Object>], slices: &[Arc<Object>]) -> Vec<Action> {
+/// `zone` knows the zones of nodes.
+pub fn reconcile<'a>(
+    service: &Object,
+    pods: &[Arc<Object>],
+    slices: &[Arc<Object>],
+    zone: impl Fn(&str) -> Option<&'a str>,
+) -> Vec<Action> {
     if service.deletion_timestamp().is_some() {
         return Vec::new();
     }
-    let ours = |s: &&Arc<Object>| s.labels().get(MANAGED_BY).is_some_and(|m| m == MANAGER);
+    let ours = |s: &&Arc<Object>| is_ours(s);
     let Some(selector) = selector(service) else {
         // Slices that a user made stay; what we made for a former selector or type goes with an ExternalName only.
         let external = service.str_at("/spec/type") == Some("ExternalName");
@@ -56,7 +67,7 @@ pub fn reconcile(service: &Object, pods: &[Arc<Object>], slices: &[Arc<Object>])
         let ports = Value::Array(ports);
         let group =
             wanted.entry(ports.to_string()).or_insert_with(|| Group { ports, endpoints: HashMap::new() });
-        group.endpoints.insert(p.uid().to_owned(), endpoint(service, p, address));
+        group.endpoints.insert(p.uid().to_owned(), endpoint(service, p, address, &zone));
     }
 
     let mut actions = Vec::new();
@@ -197,7 +208,12 @@ fn resolve_ports(service: &Object, p: &Object) -> Vec<Value> {
     ports.filter_map(resolve).collect()
 }
 
-fn endpoint(service: &Object, p: &Object, address: &str) -> Value {
+fn endpoint<'a>(
+    service: &Object,
+    p: &Object,
+    address: &str,
+    zone: impl Fn(&str) -> Option<&'a str>,
+) -> Value {
     let publish = service.pointer("/spec/publishNotReadyAddresses").and_then(Value::as_bool).unwrap_or(false);
     let (serving, terminating) = (pod::is_ready(p), pod::is_terminating(p));
     let mut out = json!({
@@ -211,6 +227,9 @@ fn endpoint(service: &Object, p: &Object, address: &str) -> Value {
     });
     if let Some(node) = pod::node(p) {
         out["nodeName"] = node.into();
+        if let Some(zone) = zone(node) {
+            out["zone"] = zone.into();
+        }
     }
     // A pod's own name under a headless service needs both.
     if let (Some(host), Some(sub)) = (p.str_at("/spec/hostname"), p.str_at("/spec/subdomain"))

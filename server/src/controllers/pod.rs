@@ -1,5 +1,8 @@
 //! Facts about a pod that several controllers read.
 
+use std::time::Duration;
+
+use jiff::Timestamp;
 use minisvc_proto::Object;
 use serde_json::Value;
 
@@ -8,6 +11,18 @@ use crate::conditions;
 /// Its condition `Ready` is `True`.
 pub fn is_ready(pod: &Object) -> bool {
     conditions::is_true(pod, "Ready")
+}
+
+/// How long until it has been Ready for this long; zero if it has been, `None` while it is not Ready.
+pub fn available_in(pod: &Object, min_ready: Duration, now: Timestamp) -> Option<Duration> {
+    if !is_ready(pod) {
+        return None;
+    }
+    let since = conditions::get(pod, "Ready")?.get("lastTransitionTime").and_then(Value::as_str);
+    // A time that cannot be read is taken to be long ago; one that is still to come, for now.
+    let Some(since) = since.and_then(|t| t.parse::<Timestamp>().ok()) else { return Some(Duration::ZERO) };
+    let been = Duration::try_from(now.duration_since(since)).unwrap_or_default();
+    Some(min_ready.saturating_sub(been))
 }
 
 /// Its deletion was asked for.

@@ -1,7 +1,8 @@
 //! Pods from a ReplicaSet.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use minisvc_proto::{Object, resource::PODS};
 use serde_json::{Map, Value, json};
 
@@ -10,11 +11,24 @@ use super::{
     pod,
 };
 
-/// The writes that bring the pods of the set to its number, and its status in line. `pods` are of its namespace; `suffix` gives
-/// the end of a new pod's name.
-pub fn reconcile(set: &Object, pods: &[Arc<Object>], mut suffix: impl FnMut() -> String) -> Vec<Action> {
+/// What a reconcile comes to.
+#[derive(Debug, Default, PartialEq)]
+pub struct Plan {
+    /// The writes that bring the pods of the set to its number, and its status in line.
+    pub actions: Vec<Action>,
+    /// When a pod will have been ready for long enough, without anything happening.
+    pub again: Option<Duration>,
+}
+
+/// Decides what to do for the set. `suffix` gives the end of a new pod's name.
+pub fn reconcile(
+    set: &Object,
+    pods: &[Arc<Object>],
+    now: Timestamp,
+    mut suffix: impl FnMut() -> String,
+) -> Plan {
     if set.deletion_timestamp().is_some() {
-        return Vec::new();
+        return Plan::default();
     }
     let owned = || pods.iter().filter(|p| is_controlled_by(p, set) && !pod::is_terminating(p));
     // What ended does not count and will not run again.
@@ -31,14 +45,26 @@ pub fn reconcile(set: &Object, pods: &[Arc<Object>], mut suffix: impl FnMut() ->
         actions.extend(live.iter().take(live.len() - wanted).filter_map(|p| Action::delete(p)));
     }
 
-    let ready = live.iter().filter(|p| pod::is_ready(p)).count();
+    let min_ready = number(set, "/spec/minReadySeconds").and_then(|s| u64::try_from(s).ok()).unwrap_or(0);
+    let waits = live.iter().map(|p| pod::available_in(p, Duration::from_secs(min_ready), now));
+    let (mut ready, mut available, mut again) = (0_usize, 0_usize, None::<Duration>);
+    for wait in waits.flatten() {
+        ready += 1;
+        if wait.is_zero() {
+            available += 1;
+        } else {
+            again = Some(again.map_or(wait, |a| a.min(wait)));
+        }
+    }
+    let template = set.pointer("/spec/template/metadata/labels").and_then(Value::as_object);
+    let labelled = |p: &&&Arc<Object>| template.into_iter().flatten().all(|(k, v)| p.label(k) == v.as_str());
     let mut new = set.clone();
     let status = new.status_mut();
     for (field, count) in [
         ("replicas", live.len()),
-        ("fullyLabeledReplicas", live.len()),
+        ("fullyLabeledReplicas", live.iter().filter(labelled).count()),
         ("readyReplicas", ready),
-        ("availableReplicas", ready),
+        ("availableReplicas", available),
     ] {
         status.insert(field.into(), count.into());
     }
@@ -46,7 +72,7 @@ pub fn reconcile(set: &Object, pods: &[Arc<Object>], mut suffix: impl FnMut() ->
     if new != *set {
         actions.push(Action::UpdateStatus(new));
     }
-    actions
+    Plan { actions, again }
 }
 
 /// What goes first is least: unscheduled, then not ready, then the youngest. The name makes the order total.
@@ -106,10 +132,11 @@ mod tests {
     #[test]
     fn missing_pods_are_made_from_the_template() {
         let mut n = 0;
-        let actions = reconcile(&set(2), &[one("a", true, true, "1")], || {
+        let actions = reconcile(&set(2), &[one("a", true, true, "1")], Timestamp::UNIX_EPOCH, || {
             n += 1;
             n.to_string()
-        });
+        })
+        .actions;
         let Action::Create(p) = &actions[0] else { panic!("{actions:?}") };
         assert_eq!((p.name(), p.labels()["app"].as_str(), n), ("web-1", "web", 1));
         assert_eq!(p.controller().unwrap().uid, "r1");
@@ -130,7 +157,10 @@ mod tests {
             (2, &["web-unbound", "web-unready"]),
             (1, &["web-unbound", "web-unready", "web-young"]),
         ] {
-            assert_eq!(deleted(&reconcile(&set(replicas), &pods, String::new)), expected);
+            assert_eq!(
+                deleted(&reconcile(&set(replicas), &pods, Timestamp::UNIX_EPOCH, String::new).actions),
+                expected
+            );
         }
     }
 
@@ -140,8 +170,31 @@ mod tests {
         ended.status_mut().insert("phase".into(), "Failed".into());
         let mut stranger = (*one("stranger", true, true, "1")).clone();
         stranger.metadata_mut().remove("ownerReferences");
-        let actions = reconcile(&set(1), &[Arc::new(ended), Arc::new(stranger)], || "new".into());
+        let actions =
+            reconcile(&set(1), &[Arc::new(ended), Arc::new(stranger)], Timestamp::UNIX_EPOCH, || {
+                "new".into()
+            })
+            .actions;
         assert_eq!(deleted(&actions), ["web-ended"]);
         assert!(actions.iter().any(|a| matches!(a, Action::Create(_))));
+    }
+
+    #[test]
+    fn a_pod_is_available_when_it_has_been_ready_for_long_enough() {
+        let mut set = set(1);
+        set.spec_mut().insert("minReadySeconds".into(), 10.into());
+        let mut p = (*one("a", true, true, "1")).clone();
+        let ready =
+            json!([{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
+        p.status_mut().insert("conditions".into(), ready);
+        for (now, available, again) in
+            [("00:00:04Z", 0, Some(6)), ("00:00:10Z", 1, None), ("00:01:00Z", 1, None)]
+        {
+            let now = format!("2026-01-01T{now}").parse().unwrap();
+            let plan = reconcile(&set, &[Arc::new(p.clone())], now, String::new);
+            let Action::UpdateStatus(s) = &plan.actions[0] else { panic!("{plan:?}") };
+            assert_eq!(s.pointer("/status/availableReplicas"), Some(&available.into()));
+            assert_eq!(plan.again, again.map(Duration::from_secs));
+        }
     }
 }

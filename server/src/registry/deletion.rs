@@ -9,7 +9,7 @@ use minisvc_proto::{
 };
 use serde_json::{Value, json};
 
-use super::{MAX_TRIES, Registry, rules};
+use super::{MAX_TRIES, Registry, rules, written};
 use crate::{
     cache::object_key,
     store::{Expect, Txn, Write},
@@ -67,8 +67,8 @@ impl Registry {
                 None => Self::removal(key, &old.object),
             };
             txn.expect.insert(object_key(key), Expect::At(old.revision));
-            if self.commit(txn).await? {
-                return if marked.is_none() { Ok(old.object) } else { self.get(key) };
+            if let Some(revision) = self.commit(txn).await? {
+                return Ok(marked.map_or(old.object, |marked| written(marked, revision)));
             }
         }
         Err(ApiError::modified(key))
@@ -83,7 +83,7 @@ impl Registry {
         }
         let mut txn = Self::removal(&key, &old.object);
         txn.expect.insert(object_key(&key), Expect::At(old.revision));
-        if self.commit(txn).await? { Ok(()) } else { Err(ApiError::modified(&key)) }
+        self.commit(txn).await?.map(drop).ok_or_else(|| ApiError::modified(&key))
     }
 
     /// The object and all it holds are gone.

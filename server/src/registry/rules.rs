@@ -48,13 +48,16 @@ pub fn admit(target: &Target, object: &mut Object) -> Result<(), ApiError> {
             let cause = Cause::required("metadata.name", "name or generateName is required");
             return Err(ApiError::invalid(resource, "", vec![cause]));
         }
-        // Without vowels, as Kubernetes draws them, so that no word comes of it.
-        const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-        let suffix: String =
-            (0..5).map(|_| char::from(LETTERS[rand::random_range(0..LETTERS.len())])).collect();
+        let suffix = random_suffix();
         object.metadata_mut().insert("name".into(), format!("{prefix}{suffix}").into());
     }
     Ok(())
+}
+
+/// Five random characters, without vowels, as Kubernetes draws them, so that no word comes of it.
+pub fn random_suffix() -> String {
+    const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+    (0..5).map(|_| char::from(LETTERS[rand::random_range(0..LETTERS.len())])).collect()
 }
 
 /// What only the server may say of a new object.

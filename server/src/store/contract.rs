@@ -31,10 +31,11 @@ async fn revisions_count_up_without_gaps(store: Arc<dyn Store>) {
 
 async fn expectations_decide(store: Arc<dyn Store>) {
     store.commit(create("/a", "1")).await.unwrap();
-    let Err(CommitError::Unexpected { key, found }) = store.commit(create("/a", "2")).await else {
+    let Err(CommitError::Unexpected { key, found, revision: at }) = store.commit(create("/a", "2")).await
+    else {
         panic!("created twice");
     };
-    assert_eq!((&*key, found.unwrap().value), ("/a", Bytes::from("1")));
+    assert_eq!((&*key, found.unwrap().value, at), ("/a", Bytes::from("1"), Revision(1)));
 
     let mut update = put("/a", "3");
     update.expect.insert("/a".into(), Expect::At(Revision(1)));

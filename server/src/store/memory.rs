@@ -38,7 +38,11 @@ impl Store for MemoryStore {
             for (key, expect) in &txn.expect {
                 let found = state.values.get(key);
                 if !holds(*expect, found) {
-                    return Err(CommitError::Unexpected { key: key.clone(), found: found.cloned() });
+                    return Err(CommitError::Unexpected {
+                        key: key.clone(),
+                        found: found.cloned(),
+                        revision: state.revision,
+                    });
                 }
             }
             let revision = Revision(state.revision.0 + 1);

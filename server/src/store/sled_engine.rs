@@ -202,7 +202,8 @@ impl<S: Sync> Committer<S> {
             let fault = txn.expect.iter().find(|(k, e)| !holds(**e, self.versions.get(*k)));
             if let Some((key, _)) = fault {
                 let found = self.versions.get(key).cloned();
-                refused.push((CommitError::Unexpected { key: key.clone(), found }, answer));
+                let (key, revision) = (key.clone(), self.revision);
+                refused.push((CommitError::Unexpected { key, found, revision }, answer));
                 continue;
             }
             self.revision = Revision(self.revision.0 + 1);

@@ -26,6 +26,10 @@ fn web_pod(name: &str, ready: bool, port: u16) -> Object {
     p
 }
 
+fn zone(node: &str) -> Option<&'static str> {
+    (node == "n1").then_some("z1")
+}
+
 /// The slices after the actions were carried out.
 fn apply(slices: &[Arc<Object>], actions: Vec<Action>) -> Vec<Arc<Object>> {
     let mut all: BTreeMap<String, Arc<Object>> =
@@ -43,8 +47,8 @@ fn apply(slices: &[Arc<Object>], actions: Vec<Action>) -> Vec<Arc<Object>> {
 
 fn converge(service: &Object, pods: &[Object], slices: &[Arc<Object>]) -> Vec<Arc<Object>> {
     let pods: Vec<_> = pods.iter().cloned().map(Arc::new).collect();
-    let after = apply(slices, reconcile(service, &pods, slices));
-    assert_eq!(reconcile(service, &pods, &after), Vec::new(), "a second run has nothing to do");
+    let after = apply(slices, reconcile(service, &pods, slices, zone));
+    assert_eq!(reconcile(service, &pods, &after, zone), Vec::new(), "a second run has nothing to do");
     after
 }
 
@@ -56,6 +60,7 @@ fn a_slice_says_what_its_pod_does() {
     assert_eq!(slice.controller().unwrap().uid, "s1");
     assert_eq!(slice.pointer("/ports/0/port"), Some(&8080.into()));
     assert_eq!(slice.str_at("/endpoints/0/nodeName"), Some("n1"));
+    assert_eq!(slice.str_at("/endpoints/0/zone"), Some("z1"));
     assert_eq!(slice.str_at("/endpoints/0/targetRef/uid"), Some("u-a"));
 }
 
@@ -98,7 +103,7 @@ fn pods_that_ended_or_lack_the_port_are_left_out_and_other_numbers_stand_apart()
 fn a_service_without_a_selector_keeps_hand_made_slices() {
     let slices = converge(&web(), &[web_pod("a", true, 80)], &[]);
     let bare = service(json!({"ports": [{"port": 80}]}));
-    assert_eq!(reconcile(&bare, &[], &slices), Vec::new());
+    assert_eq!(reconcile(&bare, &[], &slices, zone), Vec::new());
 }
 
 #[test]

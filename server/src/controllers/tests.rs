@@ -1,0 +1,136 @@
+//! The controllers at work, over a store in memory and with nodes that run their pods by writing that they run.
+
+mod cluster;
+
+use std::collections::BTreeMap;
+
+use minisvc_proto::resource::{
+    DEPLOYMENTS, ENDPOINT_SLICES, EVENTS, NAMESPACES, NODES, PODS, REPLICA_SETS, SERVICES,
+};
+
+use self::cluster::Cluster;
+use super::*;
+use crate::{
+    conditions,
+    registry::{DeleteOptions, Propagation},
+};
+
+fn with(propagation: Propagation) -> DeleteOptions {
+    DeleteOptions { propagation, ..DeleteOptions::default() }
+}
+
+#[tokio::test]
+async fn a_deployment_becomes_pods_spread_over_the_nodes_and_endpoints_that_every_node_has() {
+    let cluster = Cluster::start().await;
+    for name in ["n1", "n2", "n3"] {
+        cluster.node(name).await;
+    }
+    cluster.service("web").await;
+    cluster.deployment("web", 6).await;
+    let mut per_node: BTreeMap<String, usize> = BTreeMap::new();
+    for p in cluster.ready_pods(6).await {
+        *per_node.entry(pod::node(&p).unwrap().to_owned()).or_default() += 1;
+    }
+    assert_eq!(per_node.into_values().collect::<Vec<_>>(), [2, 2, 2]);
+    cluster.endpoints("web", 6).await;
+    cluster
+        .until(&DEPLOYMENTS, |all| {
+            conditions::is_true(&all[0], "Available")
+                && all[0].pointer("/status/readyReplicas") == Some(&6.into())
+        })
+        .await;
+    cluster.until(&SERVICES, |all| all.iter().all(|s| conditions::is_true(s, "Programmed"))).await;
+
+    cluster.scale("web", 0).await;
+    cluster.endpoints("web", 0).await;
+    cluster.until(&PODS, <[_]>::is_empty).await;
+    cluster.scale("web", 2).await;
+    cluster.ready_pods(2).await;
+    cluster.endpoints("web", 2).await;
+
+    cluster.delete(&SERVICES, "web", DeleteOptions::default()).await;
+    cluster.until(&ENDPOINT_SLICES, |all| all.iter().all(|s| s.name() == "kubernetes")).await;
+    assert_eq!(cluster.stop().await.len(), 13, "every task ends at shutdown");
+}
+
+#[tokio::test]
+async fn deleting_a_deployment_takes_its_sets_and_pods_along_before_or_after_it_or_not_at_all() {
+    let cluster = Cluster::start().await;
+    cluster.node("n1").await;
+    cluster.deployment("web", 3).await;
+    cluster.ready_pods(3).await;
+    cluster.delete(&DEPLOYMENTS, "web", with(Propagation::Background)).await;
+    cluster.until(&REPLICA_SETS, <[_]>::is_empty).await;
+    cluster.until(&PODS, <[_]>::is_empty).await;
+
+    cluster.deployment("web", 3).await;
+    cluster.ready_pods(3).await;
+    cluster.delete(&DEPLOYMENTS, "web", with(Propagation::Foreground)).await;
+    cluster.until(&DEPLOYMENTS, <[_]>::is_empty).await;
+    assert!(cluster.registry.list(&PODS, None).1.is_empty(), "the pods went first");
+
+    cluster.deployment("web", 3).await;
+    let pods = cluster.ready_pods(3).await;
+    cluster.delete(&DEPLOYMENTS, "web", with(Propagation::Orphan)).await;
+    cluster.until(&DEPLOYMENTS, <[_]>::is_empty).await;
+    let sets = cluster.until(&REPLICA_SETS, |all| all.len() == 1 && all[0].controller_uid().is_none()).await;
+    cluster.deployment("web", 3).await;
+    cluster.until(&REPLICA_SETS, |all| all[0].controller_uid().is_some()).await;
+    let same = |a: &[Arc<minisvc_proto::Object>]| a.iter().map(|p| p.uid().to_owned()).collect::<Vec<_>>();
+    assert_eq!(same(&cluster.ready_pods(3).await), same(&pods), "adopted, not replaced");
+    assert_eq!(same(&cluster.registry.list(&REPLICA_SETS, None).1), same(&sets));
+}
+
+#[tokio::test]
+async fn a_pod_that_no_node_takes_says_why_and_goes_when_one_comes() {
+    let cluster = Cluster::start().await;
+    cluster.deployment("web", 1).await;
+    let pods = cluster
+        .until(&PODS, |all| all.iter().any(|p| conditions::status(p, "PodScheduled") == Some("False")))
+        .await;
+    let condition = conditions::get(&pods[0], "PodScheduled").unwrap();
+    assert_eq!(condition["reason"], "Unschedulable");
+    assert_eq!(condition["message"], "0 nodes are registered; start an agent");
+    let events = cluster
+        .until(&EVENTS, |all| all.iter().any(|e| e.str_at("/reason") == Some("FailedScheduling")))
+        .await;
+    assert!(events.iter().any(|e| e.str_at("/involvedObject/uid") == Some(pods[0].uid())));
+    cluster.node("n1").await;
+    cluster.ready_pods(1).await;
+}
+
+#[tokio::test]
+async fn pods_of_a_node_that_left_are_replaced_elsewhere() {
+    let cluster = Cluster::start().await;
+    cluster.node("n1").await;
+    let second = cluster.node("n2").await;
+    cluster.deployment("web", 4).await;
+    cluster.ready_pods(4).await;
+    second.cancel();
+    cluster.delete(&NODES, "n2", DeleteOptions::default()).await;
+    cluster
+        .until(&PODS, |all| {
+            all.len() == 4 && all.iter().all(|p| pod::is_ready(p) && pod::node(p) == Some("n1"))
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_namespace_goes_with_all_it_holds_and_default_stays() {
+    let cluster = Cluster::start().await;
+    cluster.node("n1").await;
+    cluster.create(&NAMESPACES, serde_json::json!({"metadata": {"name": "team"}})).await;
+    let target = minisvc_proto::path::Target::collection(&DEPLOYMENTS, Some("team"));
+    let deployment = cluster::object(cluster::deployment("web", 2));
+    let options = crate::registry::WriteOptions::default();
+    cluster.registry.create(&target, deployment.clone(), options).await.unwrap();
+    cluster.ready_pods(2).await;
+    cluster.delete(&NAMESPACES, "team", DeleteOptions::default()).await;
+    cluster.until(&NAMESPACES, |all| all.iter().all(|n| n.name() != "team")).await;
+    for kind in [&DEPLOYMENTS, &REPLICA_SETS, &PODS] {
+        assert!(cluster.registry.list(kind, None).1.is_empty(), "{}", kind.plural);
+    }
+    assert_eq!(cluster.registry.create(&target, deployment, options).await.unwrap_err().code, 404);
+    let key = ObjectKey::cluster(&NAMESPACES, "default");
+    assert_eq!(cluster.registry.delete(&key, DeleteOptions::default()).await.unwrap_err().code, 403);
+}

@@ -1,0 +1,303 @@
+//! The controllers' common picture, fed in the order of revisions, and what a change in it sets going.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use minisvc_proto::{
+    ApiError, ObjectKey, Revision,
+    resource::{DEPLOYMENTS, ENDPOINT_SLICES, NAMESPACES, NODES, PODS, REPLICA_SETS, SERVICES},
+    watch::EventType,
+};
+use tokio::sync::watch;
+
+use super::{
+    action::Action,
+    events::Recorder,
+    picture::{Changed, Picture, service_of},
+    pod,
+    programmed::Tracker,
+    queue::{Outcome, Queue},
+};
+use crate::{
+    cache::Item,
+    progress::Progress,
+    registry::{Registry, deletion},
+    scheduler::Loads,
+};
+
+/// What the feeder keeps up to date.
+#[derive(Default)]
+pub struct Sight {
+    /// All objects, with their indexes.
+    pub picture: Picture,
+    /// The pods of each node, those about to be bound included.
+    pub loads: Loads,
+    /// Pods that no node took.
+    pub unplaced: std::collections::BTreeSet<ObjectKey>,
+    /// How far each service has come.
+    pub tracker: Tracker,
+}
+
+/// A queue for each controller.
+#[derive(Default)]
+pub struct Queues {
+    /// Services whose slices may be out of line.
+    pub services: Queue<ObjectKey>,
+    /// Deployments.
+    pub deployments: Queue<ObjectKey>,
+    /// ReplicaSets.
+    pub replica_sets: Queue<ObjectKey>,
+    /// Pods without a node.
+    pub unscheduled: Queue<ObjectKey>,
+    /// Pods whose node may not be there.
+    pub stranded: Queue<ObjectKey>,
+    /// Objects whose owners may be gone, or that end and have dependents.
+    pub garbage: Queue<ObjectKey>,
+    /// Namespaces that end.
+    pub namespaces: Queue<ObjectKey>,
+    /// Nodes whose condition Ready may have changed.
+    pub nodes: Queue<ObjectKey>,
+    /// Services whose condition Programmed may have changed.
+    pub programmed: Queue<ObjectKey>,
+}
+
+/// What every controller works with.
+pub struct World {
+    /// Where they write.
+    pub registry: Registry,
+    /// What the nodes say.
+    pub progress: Arc<Progress>,
+    /// Where they tell users what they did.
+    pub recorder: Recorder,
+    /// What they are to look at.
+    pub queues: Queues,
+    sight: Mutex<Sight>,
+    applied: watch::Sender<Revision>,
+}
+
+/// Writes that a reconcile has under way at once: they share the store's syncs.
+const WRITES_AT_ONCE: usize = 64;
+
+impl World {
+    /// A world that has seen nothing yet.
+    pub fn new(registry: Registry, progress: Arc<Progress>, recorder: Recorder) -> Self {
+        World {
+            registry,
+            progress,
+            recorder,
+            queues: Queues::default(),
+            sight: Mutex::default(),
+            applied: watch::Sender::new(Revision(0)),
+        }
+    }
+
+    /// The picture as it stands. Not to be held across a wait.
+    pub fn sight(&self) -> MutexGuard<'_, Sight> {
+        self.sight.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Follows the registry for ever: a watch that was too slow starts over from a fresh list.
+    pub async fn follow(&self) {
+        loop {
+            let (revision, all) = self.registry.snapshot();
+            {
+                let mut sight = self.sight();
+                for changed in sight.picture.replace(revision, all) {
+                    self.route(&mut sight, &changed);
+                }
+            }
+            self.applied.send_replace(revision);
+            let Ok(mut watch) = self.registry.follow(revision) else { continue };
+            while let Ok(item) = watch.next().await {
+                match item {
+                    Item::Event(event) => {
+                        let gone = event.kind == EventType::Deleted;
+                        let new = (!gone).then(|| event.entry.object.clone());
+                        let mut sight = self.sight();
+                        if let Some(changed) = sight.picture.apply(event.key.clone(), event.revision, new) {
+                            self.route(&mut sight, &changed);
+                        }
+                    }
+                    Item::Bookmark(revision) => drop(self.applied.send_replace(revision)),
+                }
+            }
+            tracing::warn!("the controllers fell behind the history that is kept; they list again");
+        }
+    }
+
+    /// Carries out the writes of a reconcile, and returns when the picture has them: the next reconcile must not ask for them
+    /// again. The first failure is answered after the writes that were under way.
+    pub async fn carry_out(&self, actions: Vec<Action>) -> Result<Outcome, ApiError> {
+        if actions.is_empty() {
+            return Ok(Outcome::Done);
+        }
+        let mut result = Ok(Outcome::Done);
+        let mut actions = actions.into_iter().peekable();
+        while actions.peek().is_some() && result.is_ok() {
+            let some = actions.by_ref().take(WRITES_AT_ONCE).map(|a| a.carry_out(&self.registry));
+            for one in futures::future::join_all(some).await {
+                result = result.and_then(|r| one.map(|()| r));
+            }
+        }
+        self.caught_up().await;
+        result
+    }
+
+    /// Returns when the picture has everything that was written before this call.
+    pub async fn caught_up(&self) {
+        let revision = self.registry.revision();
+        // The sender lives as long as the world: this cannot fail.
+        let _ = self.applied.subscribe().wait_for(|applied| *applied >= revision).await;
+    }
+
+    /// Puts into the queues what a change concerns.
+    fn route(&self, sight: &mut Sight, changed: &Changed) {
+        let key = &changed.key;
+        if key.resource == &PODS {
+            self.route_pod(sight, changed);
+        } else if key.resource == &SERVICES {
+            sight.tracker.service_changed(changed);
+            if changed.old.is_none() {
+                let slices = sight.picture.slices_of(key);
+                let last = slices.iter().filter_map(|s| s.revision()).max();
+                sight.tracker.slices_changed(key, last.unwrap_or_default());
+            }
+            self.queues.services.add(key.clone());
+            self.queues.programmed.add(key.clone());
+        } else if key.resource == &ENDPOINT_SLICES {
+            for service in states(changed).filter_map(service_of) {
+                sight.tracker.slices_changed(&service, changed.revision);
+                self.queues.programmed.add(service.clone());
+                self.queues.services.add(service);
+            }
+        } else if key.resource == &REPLICA_SETS {
+            self.queues.replica_sets.add(key.clone());
+            Self::route_to_owner(sight, changed, &self.queues.deployments);
+        } else if key.resource == &DEPLOYMENTS {
+            self.queues.deployments.add(key.clone());
+        } else if key.resource == &NODES {
+            self.route_node(sight, changed);
+        } else if key.resource == &NAMESPACES {
+            self.queues.namespaces.add(key.clone());
+        }
+        self.route_garbage(sight, changed);
+        // A namespace that ends waits for its contents.
+        if let (None, Some(namespace)) = (&changed.new, &key.namespace) {
+            let namespace = ObjectKey::cluster(&NAMESPACES, namespace);
+            if sight.picture.get(&namespace).is_some_and(|n| n.deletion_timestamp().is_some()) {
+                self.queues.namespaces.add(namespace);
+            }
+        }
+    }
+
+    fn route_pod(&self, sight: &mut Sight, changed: &Changed) {
+        let key = &changed.key;
+        for state in states(changed) {
+            for service in sight.picture.services_of(key, &state.labels()) {
+                self.queues.services.add(service);
+            }
+        }
+        Self::route_to_owner(sight, changed, &self.queues.replica_sets);
+        let Some(p) = &changed.new else {
+            sight.loads.set(key, None);
+            sight.unplaced.remove(key);
+            return;
+        };
+        match pod::node(p) {
+            _ if pod::is_ended(p) || pod::is_terminating(p) => sight.loads.set(key, None),
+            Some(node) => sight.loads.set(key, Some((node, p.controller_uid()))),
+            // One that is about to be bound keeps its place.
+            None => self.queues.unscheduled.add(key.clone()),
+        }
+        if let Some(node) = pod::node(p)
+            && sight.picture.node(node).is_none()
+        {
+            self.queues.stranded.add(key.clone());
+        }
+    }
+
+    /// The controller of an object; for one without, every set of its namespace that could adopt it.
+    fn route_to_owner(sight: &Sight, changed: &Changed, queue: &Queue<ObjectKey>) {
+        for state in states(changed) {
+            match state.controller_uid() {
+                Some(uid) => {
+                    if let Some(owner) = sight.picture.by_uid(uid) {
+                        queue.add(owner.clone());
+                    }
+                }
+                None => {
+                    for set in sight.picture.adopters(state) {
+                        queue.add(set);
+                    }
+                }
+            }
+        }
+    }
+
+    fn route_node(&self, sight: &mut Sight, changed: &Changed) {
+        let name = &changed.key.name;
+        self.queues.nodes.add(changed.key.clone());
+        for pod in std::mem::take(&mut sight.unplaced) {
+            self.queues.unscheduled.add(pod);
+        }
+        self.refresh_floor(sight);
+        if changed.new.is_none() {
+            if let Ok(node) = name.parse() {
+                self.progress.forget(&node);
+            }
+            for pod in sight.picture.pods_on(name).filter_map(|p| p.key()) {
+                self.queues.stranded.add(pod);
+            }
+        }
+        let zone = |o: &Option<std::sync::Arc<minisvc_proto::Object>>| {
+            o.as_ref().and_then(|o| o.label("topology.kubernetes.io/zone").map(str::to_owned))
+        };
+        if zone(&changed.old) != zone(&changed.new) {
+            for p in sight.picture.pods_on(name) {
+                let Some(key) = p.key() else { continue };
+                for service in sight.picture.services_of(&key, &p.labels()) {
+                    self.queues.services.add(service);
+                }
+            }
+        }
+    }
+
+    fn route_garbage(&self, sight: &Sight, changed: &Changed) {
+        match (&changed.old, &changed.new) {
+            (Some(old), None) => {
+                for dependent in sight.picture.dependents(old.uid()) {
+                    self.queues.garbage.add(dependent.clone());
+                }
+                // An owner that waits for its dependents.
+                for owner in old.owner_uids().filter_map(|uid| sight.picture.by_uid(uid)) {
+                    if sight.picture.get(owner).is_some_and(|o| o.deletion_timestamp().is_some()) {
+                        self.queues.garbage.add(owner.clone());
+                    }
+                }
+            }
+            (_, Some(new)) => {
+                let waits = new.deletion_timestamp().is_some() && !deletion::finalizers(new).is_empty();
+                if waits || sight.picture.is_abandoned(new) {
+                    self.queues.garbage.add(changed.key.clone());
+                }
+            }
+            (None, None) => {}
+        }
+    }
+
+    /// Takes what every ready node has programmed; what became complete by it is looked at.
+    pub fn refresh_floor(&self, sight: &mut Sight) {
+        let ready = sight.picture.nodes().filter(|n| crate::conditions::is_true(n, "Ready"));
+        let programmed = |n: &Arc<minisvc_proto::Object>| {
+            n.name().parse().ok().and_then(|n| self.progress.programmed(&n)).unwrap_or_default()
+        };
+        let floor = ready.map(programmed).reduce(|a, b| (a.0.min(b.0), a.1.min(b.1)));
+        for service in sight.tracker.set_floor(floor) {
+            self.queues.programmed.add(service);
+        }
+    }
+}
+
+fn states(changed: &Changed) -> impl Iterator<Item = &minisvc_proto::Object> {
+    // The old state may stand in other indexes than the new one.
+    changed.old.iter().chain(&changed.new).map(|o| &**o)
+}
