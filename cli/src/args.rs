@@ -1,15 +1,27 @@
 //! The command line.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
-};
+mod change;
+mod create;
+mod read;
+mod server;
+pub mod values;
 
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+pub use self::{
+    change::{Cascade, Delete, Exec, NodeArgs, NodeCommand, NodeExec, Scale, Streams},
+    create::{
+        Create, CreateDeployment, CreateService, CreateWhat, DryRun, Expose, Produce, Run, ServiceFlags,
+        ServiceWait,
+    },
+    read::{Describe, Get, KubeconfigArgs, Logs, Version, VersionFormat, Wait},
+    server::{Credentials, RunServer, Server, ServerWhat},
+};
 #[cfg(target_os = "linux")]
 use crate::commands::agent::AgentArgs;
 use crate::local::{DownArgs, UpArgs};
-use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
-use ipnet::Ipv4Net;
 
 /// Kubernetes-style Services for a handful of machines or one laptop, without Kubernetes.
 #[derive(Parser)]
@@ -21,12 +33,12 @@ pub struct Args {
     pub command: Command,
 }
 
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Default, ClapArgs)]
 pub struct Global {
     /// Kubeconfig file; else $MINISVC_CONFIG, else $XDG_CONFIG_HOME/minisvc/config
-    #[arg(long, global = true)]
+    #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Namespace
+    /// Namespace [default: the one of the configuration, else "default"]
     #[arg(long, short, global = true)]
     pub namespace: Option<String>,
 }
@@ -37,14 +49,50 @@ pub enum Command {
     Up(UpArgs),
     /// Stop a cluster that `up` started
     Down(DownArgs),
+    /// Run the API server and the controllers
+    Server(Server),
+    /// Run this machine as a node
+    #[cfg(target_os = "linux")]
+    Agent(AgentArgs),
     /// The first process of a pod: started by the agent
     #[cfg(target_os = "linux")]
     #[command(hide = true)]
     Shim(Shim),
-    /// Run the API server and the controllers
-    Server(Server),
+    /// Run the demo workload: HTTP, raw TCP and UDP on one port
+    Echo(Echo),
     #[command(flatten)]
     Cluster(ClusterCommand),
+}
+
+/// What speaks to the server.
+#[derive(Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// Create objects
+    Create(Create),
+    /// Run CMD in a pod
+    Run(Run),
+    /// Make a service for a deployment, replica set, pod or service
+    Expose(Expose),
+    /// Show objects
+    Get(Get),
+    /// Show everything about objects, with their events
+    Describe(Describe),
+    /// Delete objects
+    Delete(Delete),
+    /// Set the number of replicas
+    Scale(Scale),
+    /// Show a pod's log
+    Logs(Logs),
+    /// Run CMD in a pod that runs
+    Exec(Exec),
+    /// Work on a node
+    Node(NodeArgs),
+    /// Wait for a condition
+    Wait(Wait),
+    /// Print the configuration that is used, in kubeconfig format
+    Kubeconfig(KubeconfigArgs),
+    /// Print the versions of client and server
+    Version(Version),
 }
 
 #[cfg(target_os = "linux")]
@@ -55,88 +103,17 @@ pub struct Shim {
     pub dir: PathBuf,
 }
 
-#[derive(Debug, Subcommand)]
-pub enum ClusterCommand {
-    /// Run this machine as a node
-    #[cfg(target_os = "linux")]
-    Agent(AgentArgs),
-    /// Run the demo workload: HTTP, raw TCP and UDP on one port
-    Echo(Echo),
-    /// Show objects
-    Get(Get),
-    /// Create objects
-    Create(Create),
-    /// Delete an object
-    Delete(Delete),
-    /// Set the number of replicas
-    Scale(Scale),
-    /// Show a pod's log
-    Logs(Logs),
-}
-
-#[derive(Debug, ClapArgs)]
-#[command(args_conflicts_with_subcommands = true)]
-pub struct Server {
-    #[command(flatten)]
-    pub run: RunServer,
-    #[command(subcommand)]
-    pub what: Option<ServerWhat>,
-}
-
-#[derive(Debug, ClapArgs)]
-pub struct RunServer {
-    /// Holds the store and the CA; else /var/lib/minisvc/server for root, $XDG_DATA_HOME/minisvc/server for users
-    #[arg(long, env = "MINISVC_DATA_DIR")]
-    pub data_dir: Option<PathBuf>,
-    /// Address and port of the API
-    #[arg(long, env = "MINISVC_LISTEN", default_value = "0.0.0.0:7443")]
-    pub listen: SocketAddr,
-    /// Address at which nodes and pods reach the API; else the one that --listen names, else this machine's
-    #[arg(long, env = "MINISVC_ADVERTISE")]
-    pub advertise: Option<IpAddr>,
-    /// One more name or address for the server's certificate
-    #[arg(long, env = "MINISVC_TLS_SAN", value_delimiter = ',')]
-    pub tls_san: Vec<String>,
-    /// Range of cluster IPs
-    #[arg(long, env = "MINISVC_SERVICE_CIDR", default_value = "10.96.0.0/16")]
-    pub service_cidr: Ipv4Net,
-    /// Range of pod addresses, a /24 for each node
-    #[arg(long, env = "MINISVC_POD_CIDR", default_value = "10.244.0.0/16")]
-    pub pod_cidr: Ipv4Net,
-    /// Range of node ports
-    #[arg(long, env = "MINISVC_NODE_PORT_RANGE", default_value = "30000-32767", value_parser = parse_range)]
-    pub node_port_range: (u16, u16),
-}
-
-#[derive(Debug, Subcommand)]
-pub enum ServerWhat {
-    /// Print a kubeconfig with new credentials, for an administrator or a node
-    Credentials(Credentials),
-}
-
-#[derive(Debug, ClapArgs)]
-#[command(group(clap::ArgGroup::new("who").required(true).args(["admin", "node"])))]
-pub struct Credentials {
-    /// Credentials that may do everything
-    #[arg(long)]
-    pub admin: bool,
-    /// Credentials of the node with this name
-    #[arg(long, value_name = "NAME")]
-    pub node: Option<String>,
-    /// The server's data directory
-    #[arg(long, env = "MINISVC_DATA_DIR")]
-    pub data_dir: Option<PathBuf>,
-    /// URL of the server, as the user of the credentials reaches it
-    #[arg(long, value_name = "URL", default_value = "https://127.0.0.1:7443")]
-    pub server: String,
-}
-
 #[derive(Debug, ClapArgs)]
 pub struct Echo {
+    /// The port
     #[arg(long, default_value_t = 8080)]
     pub port: u16,
+    /// Instead of serving, ask another one and print its answer
+    #[arg(long, hide = true, value_name = "ADDRESS:PORT")]
+    pub ask: Option<std::net::SocketAddr>,
 }
 
+/// How objects are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     Wide,
@@ -145,125 +122,12 @@ pub enum Format {
     Name,
 }
 
-#[derive(Debug, ClapArgs)]
-pub struct Get {
-    /// Kinds, separated by commas, or KIND/NAME
-    pub kinds: String,
-    pub name: Option<String>,
-    #[arg(long, short)]
-    pub output: Option<Format>,
-    #[arg(long, short = 'l')]
-    pub selector: Option<String>,
-    #[arg(long)]
-    pub field_selector: Option<String>,
-    #[arg(long, short = 'A')]
-    pub all_namespaces: bool,
-}
-
-#[derive(Debug, ClapArgs)]
-#[command(arg_required_else_help = true, args_conflicts_with_subcommands = true)]
-pub struct Create {
-    /// YAML or JSON file with one object or more
-    #[arg(long, short)]
-    pub filename: Option<PathBuf>,
-    #[command(subcommand)]
-    pub what: Option<CreateWhat>,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum CreateWhat {
-    /// Create a deployment of pods that run CMD
-    Deployment(CreateDeployment),
-    /// Create a service that selects pods by app=NAME
-    Service {
-        #[command(subcommand)]
-        kind: CreateService,
-    },
-}
-
-#[derive(Debug, ClapArgs)]
-pub struct CreateDeployment {
-    pub name: String,
-    #[arg(long, short, default_value_t = 1)]
-    pub replicas: u32,
-    #[arg(long)]
-    pub port: Option<u16>,
-    #[arg(last = true, required = true)]
-    pub command: Vec<String>,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum CreateService {
-    /// A service within the cluster
-    Clusterip(ServiceFlags),
-    /// A service on every node's address too
-    Nodeport(ServiceFlags),
-}
-
-#[derive(Debug, ClapArgs)]
-pub struct ServiceFlags {
-    pub name: String,
-    /// PORT or PORT:TARGET
-    #[arg(long, required = true, value_delimiter = ',', value_parser = parse_ports)]
-    pub tcp: Vec<(u16, u16)>,
-    #[arg(long)]
-    pub node_port: Option<u16>,
-    /// Wait until every ready node has programmed it
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
-    pub wait: bool,
-    /// Seconds to wait
-    #[arg(long, default_value = "30s", value_parser = parse_seconds)]
-    pub timeout: u64,
-}
-
-#[derive(Debug, ClapArgs)]
-pub struct Delete {
-    /// KIND or KIND/NAME
-    pub kind: String,
-    pub name: Option<String>,
-}
-
-#[derive(Debug, ClapArgs)]
-pub struct Scale {
-    /// KIND or KIND/NAME
-    pub kind: String,
-    pub name: Option<String>,
-    #[arg(long)]
-    pub replicas: u32,
-}
-
-#[derive(Debug, ClapArgs)]
-pub struct Logs {
-    pub pod: String,
-    #[arg(long, short)]
-    pub follow: bool,
-    #[arg(long)]
-    pub tail: Option<u64>,
-}
-
-fn parse_ports(s: &str) -> Result<(u16, u16), String> {
-    let (port, target) = s.split_once(':').unwrap_or((s, s));
-    let number = |p: &str| match p.parse::<u16>() {
-        Ok(n) if n > 0 => Ok(n),
-        _ => Err(format!("\"{p}\" is no port, 1-65535 would be right")),
-    };
-    Ok((number(port)?, number(target)?))
-}
-
-fn parse_range(s: &str) -> Result<(u16, u16), String> {
-    let range = s.split_once('-').and_then(|(a, b)| Some((a.trim().parse().ok()?, b.trim().parse().ok()?)));
-    range
-        .filter(|(first, last)| 0 < *first && first <= last)
-        .ok_or_else(|| format!("\"{s}\" is no range of ports, 30000-32767 would be right"))
-}
-
-fn parse_seconds(s: &str) -> Result<u64, String> {
-    let (number, factor) = match s.strip_suffix('m') {
-        Some(minutes) => (minutes, 60),
-        None => (s.strip_suffix('s').unwrap_or(s), 1),
-    };
-    let n: u64 = number.parse().map_err(|_| format!("\"{s}\" is no duration, 30s or 2m would be right"))?;
-    n.checked_mul(factor).ok_or_else(|| format!("\"{s}\" is too long"))
+/// How a made object is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ObjectFormat {
+    Yaml,
+    Json,
+    Name,
 }
 
 #[cfg(test)]
@@ -272,27 +136,80 @@ mod tests {
 
     use super::*;
 
+    fn parse(line: &str) -> Result<Args, clap::Error> {
+        Args::try_parse_from(line.split(' '))
+    }
+
     #[test]
-    fn the_command_line_is_sound_and_usage_errors_are_2() {
+    fn the_command_line_is_sound() {
         Args::command().debug_assert();
-        let parse = |line: &str| Args::try_parse_from(line.split(' '));
-        assert!(parse("minisvc create deployment hello --replicas 4 -- minisvc echo --port 8080").is_ok());
-        assert!(parse("minisvc create service nodeport hello --tcp=80:8080 --wait=false").is_ok());
-        assert!(parse("minisvc get nodes,pods -o wide -A").is_ok());
-        assert!(parse("minisvc server --listen 127.0.0.1:0 --tls-san a --tls-san ::1").is_ok());
-        assert!(
-            parse("minisvc server credentials --node node-1 --data-dir /d --server https://s:7443").is_ok()
-        );
-        for bad in [
-            "minisvc nope",
-            "minisvc create service nodeport hello --tcp=0",
-            "minisvc scale deployment x",
-            "minisvc server --node-port-range 9-8",
-            "minisvc server --pod-cidr 10.0.0.0",
-            "minisvc server credentials",
-            "minisvc server credentials --admin --node n",
+    }
+
+    #[test]
+    fn what_the_documentation_says_is_accepted() {
+        for good in [
+            "minisvc create deployment hello --replicas 4 -- minisvc echo --port 8080",
+            "minisvc create deployment hello --image host --port 8080 --dry-run=client -o yaml -- true",
+            "minisvc create service nodeport hello --tcp=80:8080 --wait=false",
+            "minisvc create service nodeport hello --tcp=80:8080 --udp 53 --node-port=30080 --timeout=2m",
+            "minisvc create service clusterip hello --tcp=80 --tcp=443:8443 --clusterip 10.96.0.9",
+            "minisvc create namespace blue",
+            "minisvc create -f - -n blue",
+            "minisvc run job --restart=Never --env A=b --labels app=x,tier=y -- sleep 3",
+            "minisvc expose deployment hello --type=NodePort --port=80 --target-port=8080",
+            "minisvc expose deployment/hello --port 80 --session-affinity ClientIP",
+            "minisvc get nodes,pods,services,endpointslices -o wide -A",
+            "minisvc get pod/a svc/b -o name",
+            "minisvc get pods -w -l app=hello --no-headers --show-labels",
+            "minisvc describe pod hello-1",
+            "minisvc delete pod a b --now --wait=false",
+            "minisvc delete deploy,svc -l app=hello --cascade=orphan",
+            "minisvc delete -f a.yaml -f b.yaml --ignore-not-found",
+            "minisvc scale deployment hello --replicas=3 --current-replicas=2",
+            "minisvc scale rs/a deploy/b --replicas 1",
+            "minisvc logs -f deployment/hello --tail 3 --since=5m -c hello",
+            "minisvc exec -it hello-1 -- sh -c true",
+            "minisvc exec hello-1 -n blue -- curl http://hello/",
+            "minisvc node exec node-2 -- curl http://10.0.0.1:30080/",
+            "minisvc wait --for=condition=Ready pod/a --timeout=10s",
+            "minisvc wait pods -l app=x --for=delete",
+            "minisvc version --client -o json",
+            "minisvc server --listen 127.0.0.1:0 --tls-san a --tls-san ::1",
+            "minisvc server credentials --node node-1 --data-dir /d --server https://s:7443",
         ] {
-            assert_eq!(parse(bad).err().map(|e| e.exit_code()), Some(2), "{bad}");
+            if let Err(e) = parse(good) {
+                panic!("{good}: {e}");
+            }
+        }
+    }
+
+    #[test]
+    fn usage_errors_are_2_and_name_the_fault() {
+        for (bad, says) in [
+            ("minisvc nope", "nope"),
+            ("minisvc create service nodeport hello", "--tcp"),
+            ("minisvc create service nodeport hello --tcp=0", "\"0\" is no port, 1-65535"),
+            ("minisvc create service nodeport hello --tcp=80:x-", "\"x-\" is no port"),
+            ("minisvc create service nodeport hello --tcp=80 --node-port=65536", "65536"),
+            ("minisvc create service clusterip hello --tcp=80 --clusterip nope", "nope"),
+            ("minisvc create deployment x", "<CMD>"),
+            ("minisvc create deployment x --replicas=-1 -- a", "-1"),
+            ("minisvc scale deployment x", "--replicas"),
+            ("minisvc expose deployment x --type=Nope", "NodePort"),
+            ("minisvc get pods -o table", "wide"),
+            ("minisvc wait pod/x", "--for"),
+            ("minisvc wait pod/x --for=ready", "condition="),
+            ("minisvc logs x --since=5parsecs", "5parsecs"),
+            ("minisvc exec x", "<CMD>"),
+            ("minisvc run x --env A -- b", "NAME=VALUE"),
+            ("minisvc server --node-port-range 9-8", "30000-32767"),
+            ("minisvc server --pod-cidr 10.0.0.0", "10.0.0.0"),
+            ("minisvc server credentials", "--admin"),
+            ("minisvc server credentials --admin --node n", "--node"),
+        ] {
+            let Err(e) = parse(bad) else { panic!("{bad} is accepted") };
+            assert_eq!(e.exit_code(), 2, "{bad}");
+            assert!(e.to_string().contains(says), "{bad}: {e}");
         }
     }
 }

@@ -2,30 +2,52 @@
 
 #[cfg(target_os = "linux")]
 pub mod agent;
+mod build;
 mod create;
+mod delete;
+mod describe;
+mod exec;
+mod expose;
 mod get;
+mod logs;
+mod manifests;
+mod pods;
+mod programmed;
+mod scale;
+mod selection;
 pub mod server;
+mod terminal;
+mod version;
+mod wait;
+mod watching;
 
-use anyhow::{Context as _, bail};
-use futures::StreamExt;
 use minisvc_proto::{
     ObjectKey, Resource,
-    client::{Client, Kubeconfig, PatchKind, query},
+    client::{Client, Kubeconfig},
     path::Target,
-    resource::{PODS, by_user_name},
 };
-use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    args::{ClusterCommand as Command, Global},
+    args::{ClusterCommand as Command, Global, NodeCommand},
     config, output,
 };
+
+/// How a command ended: its exit code, where that is no fault of ours.
+pub type Outcome = anyhow::Result<u8>;
+
+/// Everything went well.
+const DONE: u8 = 0;
+/// Some of it failed, and that was said.
+const FAILED: u8 = 1;
 
 /// The server and the namespace that a command speaks of.
 pub struct Session {
     client: Client,
+    /// Where objects are that do not say it.
     namespace: String,
+    /// `-n` was given: objects of other namespaces are refused.
+    enforced: bool,
 }
 
 /// SIGTERM and SIGINT cancel the token.
@@ -39,86 +61,58 @@ pub fn cancel_on_signal(stop: CancellationToken) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a server or an agent does is told on stderr, as much as $RUST_LOG says.
-pub fn log_to_stderr() {
-    use tracing_subscriber::{EnvFilter, filter::LevelFilter};
-    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
-}
-
 /// Runs one verb.
-pub async fn run(global: Global, command: Command) -> anyhow::Result<()> {
-    let config = Kubeconfig::load(&config::path(global.config.as_deref())?)?;
-    let namespace = match global.namespace {
-        Some(namespace) => namespace,
-        None => config.context()?.namespace.clone().unwrap_or_else(|| "default".into()),
-    };
-    let session = Session { client: Client::from_kubeconfig(&config)?, namespace };
+pub async fn run(global: Global, command: Command) -> Outcome {
     match command {
-        // Needs no server, and is started before there is one.
-        Command::Echo(_) => Ok(()),
-        #[cfg(target_os = "linux")]
-        Command::Agent(_) => Ok(()),
-        Command::Get(args) => get::run(&session, args).await,
-        Command::Create(args) => create::run(&session, args).await,
-        Command::Delete(args) => {
-            let key = session.key(&args.kind, args.name.as_deref())?;
-            session.client.delete(&Target::object(&key), &json!({})).await?;
-            Ok(output::line(&format!("{} \"{}\" deleted", session::kind(key.resource), key.name))?)
-        }
-        Command::Scale(args) => {
-            let key = session.key(&args.kind, args.name.as_deref())?;
-            if !key.resource.subresources.contains(&"scale") {
-                bail!("{} cannot be scaled; deployments and replicasets can", key.resource.plural);
-            }
-            let patch = json!({"spec": {"replicas": args.replicas}});
-            session.client.patch(&Target::object(&key), PatchKind::Merge, &patch).await?;
-            Ok(output::line(&format!("{}/{} scaled", session::kind(key.resource), key.name))?)
-        }
-        Command::Logs(args) => {
-            let pod = args.pod.strip_prefix("pod/").unwrap_or(&args.pod);
-            let tail = args.tail.map(|t| t.to_string());
-            let follow = args.follow.then_some(("follow", "true"));
-            let parameters = tail.as_deref().map(|t| ("tailLines", t)).into_iter().chain(follow);
-            let key = ObjectKey::namespaced(&PODS, &session.namespace, pod);
-            let target = Target::object(&key).with_subresource("log");
-            let mut log = session.client.stream(&format!("{target}{}", query(parameters))).await?;
-            while let Some(bytes) = log.next().await {
-                output::bytes(&bytes?)?;
-            }
-            Ok(())
-        }
+        Command::Create(args) => create::run(&global, args).await,
+        Command::Run(args) => create::run_pod(&global, args).await,
+        Command::Expose(args) => expose::run(&Session::open(&global)?, args).await,
+        Command::Get(args) => get::run(&Session::open(&global)?, args).await,
+        Command::Describe(args) => describe::run(&Session::open(&global)?, args).await,
+        Command::Delete(args) => delete::run(&Session::open(&global)?, args).await,
+        Command::Scale(args) => scale::run(&Session::open(&global)?, args).await,
+        Command::Logs(args) => logs::run(&Session::open(&global)?, args).await,
+        Command::Exec(args) => exec::in_pod(&Session::open(&global)?, args).await,
+        Command::Node(args) => match args.command {
+            NodeCommand::Exec(args) => exec::on_node(&Session::open(&global)?, args).await,
+        },
+        Command::Wait(args) => wait::run(&Session::open(&global)?, args).await,
+        Command::Kubeconfig(args) => version::kubeconfig(&global, args),
+        Command::Version(args) => version::run(&global, args).await,
     }
 }
 
 impl Session {
-    /// The object that `KIND NAME` or `KIND/NAME` means.
-    fn key(&self, kind: &str, name: Option<&str>) -> anyhow::Result<ObjectKey> {
-        let (kind, name) = match (kind.split_once('/'), name) {
-            (Some((kind, name)), None) => (kind, name),
-            (None, Some(name)) => (kind, name),
-            _ => bail!("{kind}: an object is meant by KIND NAME or KIND/NAME"),
+    /// By the flags and the configuration that they lead to.
+    fn open(global: &Global) -> anyhow::Result<Session> {
+        let (_, config) = config::load(global.config.as_deref())?;
+        Self::with(&config, global.namespace.as_deref())
+    }
+
+    fn with(config: &Kubeconfig, asked: Option<&str>) -> anyhow::Result<Session> {
+        let namespace = match asked {
+            Some(namespace) => namespace.to_owned(),
+            None => config.context()?.namespace.clone().unwrap_or_else(|| "default".into()),
         };
-        let resource = resource(kind)?;
+        // It becomes part of a path.
+        minisvc_proto::names::check_dns_label(&namespace)
+            .map_err(|e| anyhow::anyhow!("--namespace: \"{namespace}\": {e}"))?;
+        Ok(Session { client: Client::from_kubeconfig(config)?, namespace, enforced: asked.is_some() })
+    }
+
+    fn key(&self, resource: &'static Resource, name: &str) -> ObjectKey {
         let namespace = resource.is_namespaced().then(|| self.namespace.clone());
-        Ok(ObjectKey { resource, namespace, name: name.to_owned() })
+        ObjectKey { resource, namespace, name: name.to_owned() }
+    }
+
+    /// The collection of the session's namespace, or of all.
+    fn collection(&self, resource: &'static Resource, all_namespaces: bool) -> Target {
+        Target::collection(resource, (!all_namespaces).then_some(self.namespace.as_str()))
     }
 }
 
-fn resource(word: &str) -> anyhow::Result<&'static Resource> {
-    by_user_name(word).with_context(|| format!("the server doesn't have a resource type \"{word}\""))
-}
-
-/// Names as kubectl prints them.
-mod session {
-    use minisvc_proto::Resource;
-
-    /// `service`, `deployment.apps`.
-    pub fn kind(resource: &Resource) -> String {
-        if resource.group.is_empty() {
-            resource.singular.to_owned()
-        } else {
-            format!("{}.{}", resource.singular, resource.group)
-        }
-    }
+/// Says what went wrong, where the rest goes on.
+fn complain(e: impl Into<anyhow::Error>) -> u8 {
+    output::error(&e.into());
+    FAILED
 }

@@ -5,17 +5,54 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
+use minisvc_proto::client::Kubeconfig;
 
-/// `--config`, else $MINISVC_CONFIG, else $XDG_CONFIG_HOME/minisvc/config.
+use crate::output::errors::NO_CLUSTER;
+
+/// `--config`, else $MINISVC_CONFIG, else $XDG_CONFIG_HOME/minisvc/config, else ~/.config/minisvc/config.
 pub fn path(flag: Option<&Path>) -> anyhow::Result<PathBuf> {
-    let set = |name| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    if let Some(path) = flag {
-        return Ok(path.to_owned());
+    find(flag, |name| env::var_os(name).map(PathBuf::from)).context(NO_CLUSTER)
+}
+
+fn find(flag: Option<&Path>, env: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
+    let set = |name| env(name).filter(|v| !v.as_os_str().is_empty());
+    flag.map(Path::to_path_buf)
+        .or_else(|| set("MINISVC_CONFIG"))
+        .or_else(|| Some(set("XDG_CONFIG_HOME").filter(|p| p.is_absolute())?.join("minisvc/config")))
+        .or_else(|| Some(set("HOME")?.join(".config/minisvc/config")))
+}
+
+/// The configuration that a command uses, and where it was found.
+pub fn load(flag: Option<&Path>) -> anyhow::Result<(PathBuf, Kubeconfig)> {
+    let path = path(flag)?;
+    let asked_for = flag.is_some() || env::var_os("MINISVC_CONFIG").is_some_and(|v| !v.is_empty());
+    if !asked_for && !path.exists() {
+        bail!(NO_CLUSTER);
     }
-    if let Some(path) = set("MINISVC_CONFIG") {
-        return Ok(path);
+    let config = Kubeconfig::load(&path)?;
+    Ok((path, config))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_place_that_is_named_wins_and_kubeconfig_is_none() {
+        let found = |flag: Option<&str>, vars: &[(&str, &str)]| {
+            let env = |name: &str| vars.iter().find(|(n, _)| *n == name).map(|(_, v)| PathBuf::from(v));
+            find(flag.map(Path::new), env)
+        };
+        let all = [("MINISVC_CONFIG", "/m"), ("XDG_CONFIG_HOME", "/x"), ("HOME", "/h"), ("KUBECONFIG", "/k")];
+        assert_eq!(found(Some("f"), &all), Some("f".into()));
+        assert_eq!(found(None, &all), Some("/m".into()));
+        assert_eq!(found(None, &all[1..]), Some("/x/minisvc/config".into()));
+        assert_eq!(found(None, &all[2..]), Some("/h/.config/minisvc/config".into()));
+        assert_eq!(
+            found(None, &[("MINISVC_CONFIG", ""), ("HOME", "/h")]),
+            Some("/h/.config/minisvc/config".into())
+        );
+        assert_eq!(found(None, &all[3..]), None);
     }
-    let base = set("XDG_CONFIG_HOME").or_else(|| Some(set("HOME")?.join(".config")));
-    Ok(base.context("no configuration: give --config, or set MINISVC_CONFIG or HOME")?.join("minisvc/config"))
 }

@@ -1,18 +1,19 @@
 //! The demo workload: HTTP, raw TCP and UDP on one port, answering who it is and whom it sees.
 
+mod ask;
+mod listen;
+
 use std::{
+    convert::Infallible,
     env,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
-use anyhow::Context as _;
-use axum::{Router, extract::Request};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
-    server::conn::auto::Builder,
-    service::TowerToHyperService,
-};
+use axum::body::Body;
+use hyper::{Request, Response, body::Incoming, header, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -20,69 +21,119 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-const METHODS: [&[u8]; 8] =
-    [b"GET ", b"HEAD ", b"POST ", b"PUT ", b"PATCH ", b"DELETE ", b"OPTIONS ", b"PRI "];
+pub use self::ask::ask;
+use crate::{args::Echo, output};
+
+const METHODS: [&[u8]; 7] = [b"GET ", b"HEAD ", b"POST ", b"PUT ", b"PATCH ", b"DELETE ", b"OPTIONS "];
 /// How long a client may be silent before it is taken for none that speaks HTTP.
 const FIRST_WORD: Duration = Duration::from_secs(10);
+/// The same once the end is asked for: who connected just before it gets its answer still.
+const LAST_WORD: Duration = Duration::from_millis(500);
+/// The longest delay that a request may ask for.
+const LONGEST_DELAY: Duration = Duration::from_mins(1);
 
-/// Serves until the token is cancelled, then finishes what is in flight.
-pub async fn run(port: u16, stop: CancellationToken) -> anyhow::Result<()> {
-    let at = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
-    let tcp = TcpListener::bind(at).await.with_context(|| format!("--port: cannot listen on TCP {at}"))?;
-    let at = tcp.local_addr()?;
-    let udp = UdpSocket::bind(at).await.with_context(|| format!("--port: cannot listen on UDP {at}"))?;
-    serve(tcp, udp, stop).await;
+/// Who answers.
+#[derive(Clone, Debug)]
+struct Me {
+    pod: String,
+    node: String,
+    ip: Option<String>,
+}
+
+impl Me {
+    /// From what the agent says; outside of a pod the machine's own name.
+    fn from_environment() -> Me {
+        let set = |name: &str| env::var(name).ok().filter(|v| !v.is_empty());
+        let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+        Me {
+            pod: set("MINISVC_POD").or_else(|| set("HOSTNAME")).unwrap_or_else(host),
+            node: set("MINISVC_NODE").unwrap_or_else(host),
+            ip: set("MINISVC_POD_IP"),
+        }
+    }
+}
+
+/// Serves until the token is cancelled, then finishes what is in flight; or asks another one.
+pub async fn run(args: Echo, stop: CancellationToken) -> anyhow::Result<()> {
+    if let Some(address) = args.ask {
+        return Ok(output::bytes(ask(address).await?.as_bytes())?);
+    }
+    let (tcp, udp) = listen::on(args.port)?;
+    let me = Me::from_environment();
+    let port = tcp.local_addr()?.port();
+    // Nobody has to read it.
+    let _ = output::line(&format!("{} listens on port {port}: HTTP, TCP and UDP", me.pod));
+    serve(tcp, udp, Arc::new(me), stop).await;
     Ok(())
 }
 
-async fn serve(tcp: TcpListener, udp: UdpSocket, stop: CancellationToken) {
+async fn serve(tcp: TcpListener, udp: UdpSocket, me: Arc<Me>, stop: CancellationToken) {
     let tasks = TaskTracker::new();
     let mut datagram = vec![0; 65536];
     loop {
         tokio::select! {
-            () = stop.cancelled() => break,
-            accepted = tcp.accept() => if let Ok((stream, peer)) = accepted {
-                tasks.spawn(connection(stream, peer, stop.clone()));
+            // What stands in the queue of the socket comes before the end of it.
+            biased;
+            accepted = tcp.accept() => match accepted {
+                Ok((stream, peer)) => {
+                    tasks.spawn(connection(stream, peer, me.clone(), stop.clone()));
+                }
+                // Out of files, most likely: others may give some back.
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
             },
             received = udp.recv_from(&mut datagram) => if let Ok((n, peer)) = received {
-                let _ = udp.send_to(&raw(&datagram[..n]), peer).await;
+                let _ = udp.send_to(&raw(&me, &datagram[..n]), peer).await;
             },
+            () = stop.cancelled() => break,
         }
     }
-    drop(tcp);
+    drop((tcp, udp));
     tasks.close();
     tasks.wait().await;
 }
 
-async fn connection(mut stream: TcpStream, peer: SocketAddr, stop: CancellationToken) {
+async fn connection(mut stream: TcpStream, peer: SocketAddr, me: Arc<Me>, stop: CancellationToken) {
     let mut first = [0; 8];
+    let ended = async {
+        stop.cancelled().await;
+        tokio::time::sleep(LAST_WORD).await;
+    };
     let seen = tokio::select! {
-        () = stop.cancelled() => return,
         seen = tokio::time::timeout(FIRST_WORD, stream.peek(&mut first)) => seen,
+        () = ended => return,
     };
     let Ok(Ok(n)) = seen else { return };
     if METHODS.iter().any(|m| m.starts_with(&first[..n.min(m.len())])) && n > 0 {
-        http(stream, peer, stop).await;
+        http(stream, peer, me, stop).await;
         return;
     }
     let mut buffer = vec![0; 16384];
     loop {
         tokio::select! {
-            () = stop.cancelled() => return,
+            biased;
             read = stream.read(&mut buffer) => match read {
-                Ok(n) if n > 0 => if stream.write_all(&raw(&buffer[..n])).await.is_err() { return },
+                Ok(n) if n > 0 => if stream.write_all(&raw(&me, &buffer[..n])).await.is_err() { return },
                 _ => return,
             },
+            () = stop.cancelled() => return,
         }
     }
 }
 
-async fn http(stream: TcpStream, peer: SocketAddr, stop: CancellationToken) {
-    let pod_ip = stream.local_addr().map(|a| a.ip().to_string()).unwrap_or_default();
-    let answer = move |request: Request| async move { body(&request, peer, &pod_ip) };
-    let service = TowerToHyperService::new(Router::new().fallback(answer));
-    let builder = Builder::new(TokioExecutor::new());
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
+/// One connection, with as many requests as the client likes; after the token's end the one in flight, then no more.
+async fn http(stream: TcpStream, peer: SocketAddr, me: Arc<Me>, stop: CancellationToken) {
+    let local = stream.local_addr().map(|a| a.ip().to_canonical());
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (me, local) = (me.clone(), local.as_ref().ok().copied());
+        async move {
+            if let Some(delay) = delay(&request) {
+                tokio::time::sleep(delay).await;
+            }
+            Ok::<_, Infallible>(answer(&me, &request, peer, local))
+        }
+    });
+    let connection =
+        http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     tokio::select! {
         _ = connection.as_mut() => {}
@@ -93,58 +144,36 @@ async fn http(stream: TcpStream, peer: SocketAddr, stop: CancellationToken) {
     }
 }
 
-fn body(request: &Request, peer: SocketAddr, pod_ip: &str) -> String {
-    let (pod, node) = (name("HOSTNAME"), name("NODE_NAME"));
+fn parameter<'a, B>(request: &'a Request<B>, name: &str) -> Option<&'a str> {
+    let pairs = request.uri().query()?.split('&');
+    pairs.filter_map(|p| p.split_once('=')).find_map(|(k, v)| (k == name).then_some(v))
+}
+
+/// `?delay=MILLISECONDS`: a slow answer, to see how a connection ends.
+fn delay<B>(request: &Request<B>) -> Option<Duration> {
+    Some(Duration::from_millis(parameter(request, "delay")?.parse().ok()?).min(LONGEST_DELAY))
+}
+
+fn answer<B>(me: &Me, request: &Request<B>, peer: SocketAddr, local: Option<IpAddr>) -> Response<Body> {
+    let client = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+    let ip = me.ip.clone().or_else(|| local.map(|ip| ip.to_string())).unwrap_or_default();
+    let Me { pod, node, .. } = me;
     let path = request.uri().path();
-    if request.uri().query().is_some_and(|q| q.split('&').any(|p| p == "format=text")) {
-        return format!("{pod} {node} {pod_ip} {peer} {path}\n");
-    }
-    let method = request.method().as_str();
-    format!(
-        "{}\n",
-        json!({"pod": pod, "node": node, "podIP": pod_ip, "client": peer.to_string(), "method": method, "path": path})
-    )
+    let (kind, text) = if parameter(request, "format") == Some("text") {
+        ("text/plain; charset=utf-8", format!("{pod} on {node} ({ip}) saw {client} {path}\n"))
+    } else {
+        let method = request.method().as_str();
+        let value = json!({"pod": pod, "node": node, "podIP": ip, "client": client.to_string(), "method": method, "path": path});
+        ("application/json", format!("{value}\n"))
+    };
+    let mut response = Response::new(Body::from(text));
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    response
 }
 
-fn raw(data: &[u8]) -> Vec<u8> {
-    [name("HOSTNAME").as_bytes(), b" ", data].concat()
-}
-
-fn name(variable: &str) -> String {
-    env::var(variable).unwrap_or_default()
+fn raw(me: &Me, data: &[u8]) -> Vec<u8> {
+    [me.pod.as_bytes(), b" ", data].concat()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn http_tcp_and_udp_answer_on_one_port_and_it_drains() {
-        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let at = tcp.local_addr().unwrap();
-        let udp = UdpSocket::bind(at).await.unwrap();
-        let stop = CancellationToken::new();
-        let server = tokio::spawn(serve(tcp, udp, stop.clone()));
-
-        let mut c = TcpStream::connect(at).await.unwrap();
-        c.write_all(b"GET /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
-        let mut text = String::new();
-        c.read_to_string(&mut text).await.unwrap();
-        assert!(text.starts_with("HTTP/1.1 200") && text.contains("\"path\":\"/x\""), "{text}");
-
-        let mut c = TcpStream::connect(at).await.unwrap();
-        c.write_all(b"hello\n").await.unwrap();
-        let mut buffer = [0; 256];
-        let n = c.read(&mut buffer).await.unwrap();
-        assert!(buffer[..n].ends_with(b" hello\n"));
-
-        let u = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        u.send_to(b"hi", at).await.unwrap();
-        let n = u.recv(&mut buffer).await.unwrap();
-        assert!(buffer[..n].ends_with(b" hi"));
-
-        stop.cancel();
-        server.await.unwrap();
-        assert!(TcpStream::connect(at).await.is_err());
-    }
-}
+mod tests;

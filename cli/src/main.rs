@@ -17,7 +17,9 @@ fn main() -> ExitCode {
     // clap prints usage errors itself and ends with 2.
     let args = args::Args::parse();
     match start(args) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
+        // `| head` has seen enough.
+        Err(e) if output::is_reader_gone(&e) => ExitCode::SUCCESS,
         Err(e) => {
             output::error(&e);
             ExitCode::FAILURE
@@ -25,32 +27,46 @@ fn main() -> ExitCode {
     }
 }
 
-fn start(args: args::Args) -> anyhow::Result<()> {
+/// What runs on the runtime that `start` makes.
+enum Later {
+    Cluster(args::ClusterCommand),
+    Echo(args::Echo),
+    #[cfg(target_os = "linux")]
+    Agent(commands::agent::AgentArgs),
+}
+
+fn start(args: args::Args) -> anyhow::Result<u8> {
     let args::Args { global, command } = args;
     // These start processes and namespaces, which no thread may be in the way of.
     let command = match command {
-        args::Command::Up(up) => return local::up(up),
-        args::Command::Down(down) => return local::down(down),
+        args::Command::Up(up) => return local::up(up).map(|()| 0),
+        args::Command::Down(down) => return local::down(down).map(|()| 0),
         #[cfg(target_os = "linux")]
-        args::Command::Shim(shim) => return Ok(minisvc_agent::runtime::shim::run(&shim.dir)?),
-        args::Command::Server(server) => return commands::server::run(server),
-        args::Command::Cluster(command) => command,
+        args::Command::Shim(shim) => {
+            return minisvc_agent::runtime::shim::run(&shim.dir).map(|()| 0).map_err(Into::into);
+        }
+        args::Command::Server(server) => return commands::server::run(server).map(|()| 0),
+        args::Command::Cluster(command) => Later::Cluster(command),
+        args::Command::Echo(echo) => Later::Echo(echo),
+        #[cfg(target_os = "linux")]
+        args::Command::Agent(agent) => Later::Agent(agent),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let stop = CancellationToken::new();
         match command {
-            args::ClusterCommand::Echo(echo) => {
+            Later::Echo(echo) => {
                 commands::cancel_on_signal(stop.clone())?;
-                echo::run(echo.port, stop).await
+                echo::run(echo, stop).await.map(|()| 0)
             }
             #[cfg(target_os = "linux")]
-            args::ClusterCommand::Agent(agent) => {
-                commands::log_to_stderr();
+            Later::Agent(agent) => {
+                logging::start();
                 commands::cancel_on_signal(stop.clone())?;
-                commands::agent::run(&config::path(global.config.as_deref())?, agent, stop).await
+                let config = config::path(global.config.as_deref())?;
+                commands::agent::run(&config, agent, stop).await.map(|()| 0)
             }
-            other => commands::run(global, other).await,
+            Later::Cluster(command) => commands::run(global, command).await,
         }
     })
 }

@@ -182,17 +182,39 @@ impl Client {
         let query =
             params.query(&[("watch", "true"), ("allowWatchBookmarks", "true"), ("resourceVersion", &since)]);
         let bytes = self.stream(&format!("{target}{query}")).await?;
-        Ok(request::lines(bytes).map(|line| {
-            let event: WatchEvent = serde_json::from_slice(&line?)
-                .map_err(|e| ClientError::Decode(format!("a watch event is not readable: {e}")))?;
-            if event.kind == EventType::Error {
-                let status: ApiError = event
-                    .object
-                    .typed()
-                    .map_err(|e| ClientError::Decode(format!("a watch's error is not readable: {e}")))?;
-                return Err(ClientError::Api(status));
+        Ok(request::lines(bytes).map(|line| event(&line?)))
+    }
+
+    /// The same as rows: a table for each change, its revision beside it. The columns stand in the first table only.
+    pub async fn watch_table(
+        &self,
+        target: &Target,
+        params: &ListParams,
+        since: Revision,
+    ) -> Result<impl Stream<Item = Result<(Revision, Table), ClientError>> + Send + Unpin + use<>, ClientError>
+    {
+        let text = since.to_string();
+        let query = params.query(&[
+            ("watch", "true"),
+            ("allowWatchBookmarks", "true"),
+            ("resourceVersion", &text),
+            ("includeObject", "Object"),
+        ]);
+        let request = self.http.get(self.url(&format!("{target}{query}")));
+        let request = request.header(reqwest::header::ACCEPT, TABLE_ACCEPT);
+        let bytes = self.body(self.send(request).await?);
+        let mut seen = since;
+        Ok(request::lines(bytes).map(move |line| {
+            let event = event(&line?)?;
+            if event.kind == EventType::Bookmark {
+                seen = event.object.revision().unwrap_or(seen).max(seen);
+                return Ok((seen, Table::default()));
             }
-            Ok(event)
+            let unreadable = |e| ClientError::Decode(format!("a watch's table is not readable: {e}"));
+            let table: Table = event.object.typed().map_err(unreadable)?;
+            let revisions = table.rows.iter().filter_map(|r| r.object.as_ref()?.revision());
+            seen = revisions.max().unwrap_or(seen).max(seen);
+            Ok((seen, table))
         }))
     }
 
@@ -201,10 +223,15 @@ impl Client {
         &self,
         path_and_query: &str,
     ) -> Result<impl Stream<Item = Result<Bytes, ClientError>> + Send + Unpin + use<>, ClientError> {
-        let answer = self.send(self.http.get(self.url(path_and_query))).await?;
+        Ok(self.body(self.send(self.http.get(self.url(path_and_query))).await?))
+    }
+
+    fn body(
+        &self,
+        answer: reqwest::Response,
+    ) -> impl Stream<Item = Result<Bytes, ClientError>> + Send + Unpin + use<> {
         let server = self.server.clone();
-        let bytes = answer.bytes_stream().map(move |b| b.map_err(|e| ClientError::transport(&server, &e)));
-        Ok(Box::pin(bytes))
+        Box::pin(answer.bytes_stream().map(move |b| b.map_err(|e| ClientError::transport(&server, &e))))
     }
 
     /// A WebSocket to an exec path, speaking v5.channel.k8s.io.
@@ -255,4 +282,18 @@ impl Client {
     fn url(&self, path_and_query: &str) -> String {
         format!("{}{path_and_query}", self.server)
     }
+}
+
+/// A line of a watch; one that carries an error is that error.
+fn event(line: &[u8]) -> Result<WatchEvent, ClientError> {
+    let event: WatchEvent = serde_json::from_slice(line)
+        .map_err(|e| ClientError::Decode(format!("a watch event is not readable: {e}")))?;
+    if event.kind == EventType::Error {
+        let status: ApiError = event
+            .object
+            .typed()
+            .map_err(|e| ClientError::Decode(format!("a watch's error is not readable: {e}")))?;
+        return Err(ClientError::Api(status));
+    }
+    Ok(event)
 }

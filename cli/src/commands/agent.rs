@@ -12,6 +12,8 @@ use minisvc_agent::AgentConfig;
 use minisvc_proto::{NodeName, client::Kubeconfig};
 use tokio_util::sync::CancellationToken;
 
+use crate::args::values::port_range;
+
 /// Run this machine as a node of a cluster. Its credentials are the kubeconfig given by --config, as
 /// `minisvc server credentials --node NAME` prints it.
 #[derive(Debug, Args)]
@@ -46,15 +48,6 @@ pub struct AgentArgs {
     /// The cluster's DNS zone
     #[arg(long, env = "MINISVC_CLUSTER_DOMAIN", default_value = "cluster.local")]
     pub cluster_domain: String,
-}
-
-/// Two ports, `30000-32767`.
-pub fn port_range(text: &str) -> Result<(u16, u16), String> {
-    let range = text.split_once('-').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
-    match range {
-        Some((first, last)) if 0 < first && first <= last => Ok((first, last)),
-        _ => Err(format!("\"{text}\" is no range of ports, 30000-32767 would be right")),
-    }
 }
 
 /// Runs until cancelled.
@@ -112,14 +105,6 @@ fn towards(server: &str) -> anyhow::Result<Ipv4Addr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_range_is_two_ports_in_order() {
-        assert_eq!(port_range("30000-32767"), Ok((30_000, 32_767)));
-        for bad in ["", "30000", "2-1", "0-9", "1-70000", "a-b"] {
-            assert!(port_range(bad).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn a_server_on_this_machine_says_nothing_about_the_nodes_address() {

@@ -1,127 +1,132 @@
-//! `create`
-
-use std::{fs, path::Path};
+//! `create` and `run`.
 
 use anyhow::{Context as _, bail};
-use minisvc_proto::{
-    Object, Resource,
-    path::Target,
-    report::ServiceProgress,
-    resource::{DEPLOYMENTS, SERVICES},
-};
-use serde_json::{Value, json};
+use minisvc_proto::{Object, Resource, path::Target};
+use serde_json::Value;
 
-use super::{Session, session};
+use super::{DONE, Outcome, Session, build, complain, manifests, programmed};
 use crate::{
-    args::{Create, CreateDeployment, CreateService, CreateWhat, ServiceFlags},
+    args::{Create, CreateService, CreateWhat, DryRun, Global, ObjectFormat, Produce, Run},
     output,
 };
 
-pub(super) async fn run(session: &Session, args: Create) -> anyhow::Result<()> {
-    match (args.filename, args.what) {
-        (Some(file), _) => from_file(session, &file).await,
-        (None, Some(CreateWhat::Deployment(args))) => {
-            create(session, &DEPLOYMENTS, deployment(args, &session.namespace)).await
+pub(super) async fn run(global: &Global, args: Create) -> Outcome {
+    let namespace = global.namespace.as_deref();
+    let Some(what) = args.what else {
+        if args.filename.is_empty() {
+            bail!("nothing to create: give -f FILE, or deployment, service or namespace");
         }
-        (None, Some(CreateWhat::Service { kind })) => {
-            let (kind, flags) = match kind {
-                CreateService::Clusterip(flags) => ("ClusterIP", flags),
-                CreateService::Nodeport(flags) => ("NodePort", flags),
+        return from_files(global, &args.filename, args.produce).await;
+    };
+    match what {
+        CreateWhat::Deployment(args) => {
+            made(global, build::deployment(&args, namespace), args.produce).await?;
+        }
+        CreateWhat::Namespace(args) => {
+            made(global, build::namespace(&args.name), args.produce).await?;
+        }
+        CreateWhat::Service { kind } => {
+            let (kind, flags, node_port) = match kind {
+                CreateService::Clusterip(flags) => ("ClusterIP", flags, None),
+                CreateService::Nodeport(flags) => ("NodePort", flags.service, flags.node_port),
             };
-            let object = service(kind, &flags, &session.namespace);
-            create(session, &SERVICES, object).await?;
-            if flags.wait { wait(session, &flags).await } else { Ok(()) }
+            let object = build::service(kind, &flags, node_port, namespace);
+            if let Some((session, object)) = made(global, object, flags.produce).await? {
+                programmed::wait(&session, &object, flags.wait).await?;
+            }
         }
-        (None, None) => bail!("nothing to create: give -f FILE, deployment or service"),
     }
+    Ok(DONE)
 }
 
-async fn create(session: &Session, resource: &'static Resource, object: Object) -> anyhow::Result<()> {
+pub(super) async fn run_pod(global: &Global, args: Run) -> Outcome {
+    made(global, build::pod(&args, global.namespace.as_deref()), args.produce).await?;
+    Ok(DONE)
+}
+
+/// Creates the object (or only shows it); what was really made comes back, with the session that made it.
+async fn made(
+    global: &Global,
+    object: Object,
+    produce: Produce,
+) -> anyhow::Result<Option<(Session, Object)>> {
+    let resource = object.resource().context("an object without a kind")?;
+    if produce.dry_run == DryRun::Client {
+        report(resource, &object, "created", produce)?;
+        return Ok(None);
+    }
+    let session = Session::open(global)?;
+    let object = send(&session, resource, object, produce, "created").await?;
+    Ok((produce.dry_run == DryRun::None).then_some((session, object)))
+}
+
+/// Sends a new object, and says what became of it.
+pub(super) async fn send(
+    session: &Session,
+    resource: &'static Resource,
+    object: Object,
+    produce: Produce,
+    done: &str,
+) -> anyhow::Result<Object> {
     let namespace = object.namespace().unwrap_or(&session.namespace).to_owned();
     let target = Target::collection(resource, Some(&namespace));
-    let made = session.client.create(&target, &object, false).await?;
-    Ok(output::line(&format!("{}/{} created", session::kind(resource), made.name()))?)
+    let made = session.client.create(&target, &object, produce.dry_run == DryRun::Server).await?;
+    report(resource, &made, done, produce)?;
+    Ok(made)
 }
 
-async fn from_file(session: &Session, file: &Path) -> anyhow::Result<()> {
-    let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let values: Vec<Value> = serde_saphyr::from_multiple(&text).map_err(|e| {
-        let fault = e.to_string();
-        anyhow::anyhow!("{}: {}", file.display(), fault.lines().next().unwrap_or("not YAML"))
-    })?;
-    // All are checked before the first is sent.
-    let mut objects = Vec::new();
-    for value in values {
-        let Value::Object(map) = value else { bail!("{}: a document is no object", file.display()) };
-        let object = Object(map);
-        let resource = object.resource().with_context(|| {
-            format!("{}: no kind \"{}\" in \"{}\"", file.display(), object.kind(), object.api_version())
-        })?;
-        objects.push((resource, object));
-    }
-    for (resource, object) in objects {
-        create(session, resource, object).await?;
+/// `service/hello created`, or the object.
+pub(super) fn report(
+    resource: &Resource,
+    object: &Object,
+    done: &str,
+    produce: Produce,
+) -> anyhow::Result<()> {
+    let name = format!("{}/{}", resource.qualified_singular(), object.name());
+    let value = || Value::Object(object.0.clone());
+    match produce.output {
+        Some(ObjectFormat::Name) => output::line(&name)?,
+        Some(ObjectFormat::Json) => output::line(&output::to_json(&value()))?,
+        Some(ObjectFormat::Yaml) => output::bytes(output::to_yaml(&value()).as_bytes())?,
+        None => {
+            let how = match produce.dry_run {
+                DryRun::None => "",
+                DryRun::Client => " (dry run)",
+                DryRun::Server => " (server dry run)",
+            };
+            output::line(&format!("{name} {done}{how}"))?;
+        }
     }
     Ok(())
 }
 
-fn deployment(args: CreateDeployment, namespace: &str) -> Object {
-    let mut object = Object::new(&DEPLOYMENTS, Some(namespace), &args.name);
-    let labels = json!({"app": args.name});
-    let mut container = json!({"name": args.name, "command": args.command});
-    if let Some(port) = args.port {
-        container["ports"] = json!([{"containerPort": port}]);
-    }
-    object.metadata_mut().insert("labels".into(), labels.clone());
-    let spec = object.spec_mut();
-    spec.insert("replicas".into(), args.replicas.into());
-    spec.insert("selector".into(), json!({"matchLabels": labels}));
-    spec.insert(
-        "template".into(),
-        json!({"metadata": {"labels": labels}, "spec": {"containers": [container]}}),
-    );
-    object
-}
-
-fn service(kind: &str, flags: &ServiceFlags, namespace: &str) -> Object {
-    let mut object = Object::new(&SERVICES, Some(namespace), &flags.name);
-    let labels = json!({"app": flags.name});
-    let ports = flags.tcp.iter().enumerate().map(|(i, (port, target))| {
-        let name = format!("{port}-{target}");
-        let mut value = json!({"name": name, "protocol": "TCP", "port": port, "targetPort": target});
-        if let (0, Some(node_port)) = (i, flags.node_port) {
-            value["nodePort"] = node_port.into();
+async fn from_files(global: &Global, files: &[std::path::PathBuf], produce: Produce) -> Outcome {
+    // All are read before the first is sent.
+    let documents = manifests::read(files, global.namespace.as_deref())?;
+    if produce.dry_run == DryRun::Client {
+        for (i, document) in documents.iter().enumerate() {
+            separate(i, produce)?;
+            report(document.resource, &document.object, "created", produce)?;
         }
-        value
-    });
-    let ports: Vec<Value> = ports.collect();
-    object.metadata_mut().insert("labels".into(), labels.clone());
-    let spec = object.spec_mut();
-    spec.insert("type".into(), kind.into());
-    spec.insert("selector".into(), labels);
-    spec.insert("ports".into(), ports.into());
-    object
+        return Ok(DONE);
+    }
+    let session = Session::open(global)?;
+    let mut code = DONE;
+    for (i, document) in documents.into_iter().enumerate() {
+        separate(i, produce)?;
+        let sent = send(&session, document.resource, document.object, produce, "created").await;
+        match sent.with_context(|| format!("error when creating {}", document.place)) {
+            Ok(_) => {}
+            Err(e) if e.is::<output::PrintError>() => return Err(e),
+            Err(e) => code = complain(e),
+        }
+    }
+    Ok(code)
 }
 
-async fn wait(session: &Session, flags: &ServiceFlags) -> anyhow::Result<()> {
-    let (namespace, name) = (&session.namespace, &flags.name);
-    let path = format!(
-        "/apis/minisvc.io/v1/namespaces/{namespace}/services/{name}/progress?timeoutSeconds={}",
-        flags.timeout
-    );
-    let answer = session.client.raw(reqwest::Method::GET, &path, None).await?;
-    let progress: ServiceProgress = serde_json::from_value(answer)?;
-    if progress.pods == 0 {
-        output::note("note: the selector matches no pod");
-        return Ok(());
+fn separate(i: usize, produce: Produce) -> anyhow::Result<()> {
+    if i > 0 && produce.output == Some(ObjectFormat::Yaml) {
+        output::line("---")?;
     }
-    if progress.complete {
-        return Ok(());
-    }
-    let late: Vec<String> = progress
-        .late_pods
-        .into_iter()
-        .chain(progress.late_nodes.iter().map(|n| format!("node {n}")))
-        .collect();
-    bail!("service {name} is created, but late after {} s: {}", flags.timeout, late.join(", "))
+    Ok(())
 }

@@ -1,0 +1,68 @@
+//! `server`: what runs, and what credentials are given.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
+
+use clap::{Args, Subcommand};
+use ipnet::Ipv4Net;
+
+use super::values::port_range;
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Server {
+    #[command(flatten)]
+    pub run: RunServer,
+    #[command(subcommand)]
+    pub what: Option<ServerWhat>,
+}
+
+#[derive(Debug, Args)]
+pub struct RunServer {
+    /// Holds the store and the CA; else /var/lib/minisvc/server for root, $XDG_DATA_HOME/minisvc/server for users
+    #[arg(long, env = "MINISVC_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Address and port of the API
+    #[arg(long, env = "MINISVC_LISTEN", default_value = "0.0.0.0:7443")]
+    pub listen: SocketAddr,
+    /// Address at which nodes and pods reach the API; else the one that --listen names, else this machine's
+    #[arg(long, env = "MINISVC_ADVERTISE")]
+    pub advertise: Option<IpAddr>,
+    /// One more name or address for the server's certificate
+    #[arg(long, env = "MINISVC_TLS_SAN", value_delimiter = ',')]
+    pub tls_san: Vec<String>,
+    /// Range of cluster IPs
+    #[arg(long, env = "MINISVC_SERVICE_CIDR", default_value = "10.96.0.0/16")]
+    pub service_cidr: Ipv4Net,
+    /// Range of pod addresses, a /24 for each node
+    #[arg(long, env = "MINISVC_POD_CIDR", default_value = "10.244.0.0/16")]
+    pub pod_cidr: Ipv4Net,
+    /// Range of node ports
+    #[arg(long, env = "MINISVC_NODE_PORT_RANGE", default_value = "30000-32767", value_parser = port_range)]
+    pub node_port_range: (u16, u16),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ServerWhat {
+    /// Print a kubeconfig with new credentials, for an administrator or a node
+    Credentials(Credentials),
+}
+
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("who").required(true).args(["admin", "node"])))]
+pub struct Credentials {
+    /// Credentials that may do everything
+    #[arg(long)]
+    pub admin: bool,
+    /// Credentials of the node with this name
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
+    /// The server's data directory
+    #[arg(long, env = "MINISVC_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// URL of the server, as the user of the credentials reaches it
+    #[arg(long, value_name = "URL", default_value = "https://127.0.0.1:7443")]
+    pub server: String,
+}

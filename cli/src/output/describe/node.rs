@@ -1,0 +1,71 @@
+//! Nodes.
+
+use jiff::Timestamp;
+use minisvc_proto::Object;
+use serde_json::Value;
+
+use super::{Page, Related, age, labels, scalar, time};
+
+pub fn describe(page: &mut Page, node: &Object, related: &Related, now: Timestamp) {
+    labels(page, node);
+    page.field("CreationTimestamp", &time(node.pointer("/metadata/creationTimestamp")));
+    let unschedulable = node.pointer("/spec/unschedulable") == Some(&Value::Bool(true));
+    page.field("Unschedulable", if unschedulable { "true" } else { "false" });
+    let list = |at: &str| node.pointer(at).and_then(Value::as_array).cloned().unwrap_or_default();
+    let rows: Vec<Vec<String>> = list("/status/conditions")
+        .iter()
+        .map(|c| {
+            let text = |field: &str| c[field].as_str().unwrap_or_default().to_owned();
+            vec![
+                text("type"),
+                text("status"),
+                time(c.get("lastTransitionTime")),
+                text("reason"),
+                text("message"),
+            ]
+        })
+        .collect();
+    page.heading("Conditions");
+    page.underlined_table(2, &["Type", "Status", "LastTransitionTime", "Reason", "Message"], &rows);
+    page.heading("Addresses");
+    for address in list("/status/addresses") {
+        page.indented_field(2, address["type"].as_str().unwrap_or("?"), &scalar(address.get("address")));
+    }
+    for (title, at) in [
+        ("Capacity", "/status/capacity"),
+        ("Allocatable", "/status/allocatable"),
+        ("System Info", "/status/nodeInfo"),
+    ] {
+        let Some(map) = node.pointer(at).and_then(Value::as_object).filter(|m| !m.is_empty()) else {
+            continue;
+        };
+        page.heading(title);
+        for (key, value) in map.iter().filter(|(_, v)| v.as_str().is_none_or(|s| !s.is_empty())) {
+            page.indented_field(2, key, &scalar(Some(value)));
+        }
+    }
+    page.line(0, &format!("PodCIDR:  {}", scalar(node.pointer("/spec/podCIDR"))));
+    let ended = |p: &&Object| matches!(p.str_at("/status/phase"), Some("Succeeded" | "Failed"));
+    let pods: Vec<&Object> = related.pods.iter().filter(|p| !ended(p)).collect();
+    page.line(0, &format!("Non-terminated Pods:  ({} in total)", pods.len()));
+    let rows: Vec<Vec<String>> = pods
+        .iter()
+        .map(|p| {
+            let phase = if p.deletion_timestamp().is_some() {
+                "Terminating"
+            } else {
+                p.str_at("/status/phase").unwrap_or("Pending")
+            };
+            vec![
+                p.namespace().unwrap_or_default().to_owned(),
+                p.name().to_owned(),
+                phase.to_owned(),
+                scalar(p.pointer("/status/podIP")),
+                age(p.pointer("/metadata/creationTimestamp"), now),
+            ]
+        })
+        .collect();
+    if !rows.is_empty() {
+        page.underlined_table(2, &["Namespace", "Name", "Status", "IP", "Age"], &rows);
+    }
+}

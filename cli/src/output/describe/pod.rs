@@ -1,0 +1,149 @@
+//! Pods, and the pod templates of workloads.
+
+use minisvc_proto::Object;
+use serde_json::Value;
+
+use super::{Page, conditions, controlled_by, labels, pairs, scalar, time};
+
+pub fn describe(page: &mut Page, pod: &Object) {
+    let node = match (pod.str_at("/spec/nodeName"), pod.str_at("/status/hostIP")) {
+        (Some(node), Some(ip)) => format!("{node}/{ip}"),
+        (Some(node), None) => node.to_owned(),
+        (None, _) => "<none>".into(),
+    };
+    page.field("Node", &node);
+    if pod.pointer("/status/startTime").is_some() {
+        page.field("Start Time", &time(pod.pointer("/status/startTime")));
+    }
+    labels(page, pod);
+    match pod.deletion_timestamp() {
+        Some(at) => {
+            let grace = scalar(pod.pointer("/metadata/deletionGracePeriodSeconds"));
+            page.field("Status", &format!("Terminating (by {at}; grace period {grace} s)"));
+        }
+        None => page.field("Status", pod.str_at("/status/phase").unwrap_or("Pending")),
+    }
+    for (key, at) in [("Reason", "/status/reason"), ("Message", "/status/message")] {
+        if let Some(text) = pod.str_at(at).filter(|t| !t.is_empty()) {
+            page.field(key, text);
+        }
+    }
+    page.field("IP", &scalar(pod.pointer("/status/podIP")));
+    controlled_by(page, pod);
+    let statuses = pod.pointer("/status/containerStatuses").and_then(Value::as_array);
+    page.heading("Containers");
+    for container in pod.pointer("/spec/containers").and_then(Value::as_array).into_iter().flatten() {
+        let status = statuses.and_then(|s| s.iter().find(|s| s["name"] == container["name"]));
+        self::container(page, 2, container, status);
+    }
+    conditions(page, pod);
+    if let Some(nodes) = pod.pointer("/spec/nodeSelector") {
+        page.field("Node-Selectors", &pairs(nodes));
+    }
+}
+
+/// A container of a pod, or of a template.
+pub fn container(page: &mut Page, indent: usize, container: &Value, status: Option<&Value>) {
+    page.indented_heading(indent, container["name"].as_str().unwrap_or("?"));
+    let inside = indent + 2;
+    if let Some(id) = status.and_then(|s| s["containerID"].as_str()).filter(|s| !s.is_empty()) {
+        page.indented_field(inside, "Container ID", id);
+    }
+    page.indented_field(
+        inside,
+        "Image",
+        container["image"].as_str().filter(|i| !i.is_empty()).unwrap_or("host"),
+    );
+    let ports: Vec<String> = list(container, "ports")
+        .map(|p| format!("{}/{}", scalar(p.get("containerPort")), p["protocol"].as_str().unwrap_or("TCP")))
+        .collect();
+    page.indented_field(inside, if ports.len() > 1 { "Ports" } else { "Port" }, &or_none(ports.join(", ")));
+    for (key, field) in [("Command", "command"), ("Args", "args")] {
+        let words: Vec<String> = list(container, field).map(|w| scalar(Some(w)).replace('\n', " ")).collect();
+        if !words.is_empty() {
+            page.indented_heading(inside, key);
+            for word in words {
+                page.line(inside + 2, &word);
+            }
+        }
+    }
+    if let Some(status) = status {
+        state(page, inside, "State", &status["state"]);
+        if status["lastState"].as_object().is_some_and(|s| !s.is_empty()) {
+            state(page, inside, "Last State", &status["lastState"]);
+        }
+        page.indented_field(inside, "Ready", if status["ready"] == true { "True" } else { "False" });
+        page.indented_field(inside, "Restart Count", &scalar(status.get("restartCount")));
+    }
+    for (key, field) in
+        [("Liveness", "livenessProbe"), ("Readiness", "readinessProbe"), ("Startup", "startupProbe")]
+    {
+        if container[field].is_object() {
+            page.indented_field(inside, key, &probe(&container[field]));
+        }
+    }
+    let environment: Vec<String> = list(container, "env")
+        .map(|e| format!("{}: {}", scalar(e.get("name")), e["value"].as_str().unwrap_or_default()))
+        .collect();
+    if environment.is_empty() {
+        page.indented_field(inside, "Environment", "<none>");
+    } else {
+        page.indented_heading(inside, "Environment");
+        for line in environment {
+            page.line(inside + 2, &line);
+        }
+    }
+}
+
+fn state(page: &mut Page, indent: usize, key: &str, state: &Value) {
+    let inside = indent + 2;
+    if state["running"].is_object() {
+        page.indented_field(indent, key, "Running");
+        page.indented_field(inside, "Started", &time(state.pointer("/running/startedAt")));
+    } else if let Some(ended) = state["terminated"].as_object() {
+        page.indented_field(indent, key, "Terminated");
+        for (key, field) in [("Reason", "reason"), ("Message", "message")] {
+            if let Some(text) = ended.get(field).and_then(Value::as_str).filter(|t| !t.is_empty()) {
+                page.indented_field(inside, key, text);
+            }
+        }
+        page.indented_field(inside, "Exit Code", &scalar(ended.get("exitCode")));
+        page.indented_field(inside, "Started", &time(ended.get("startedAt")));
+        page.indented_field(inside, "Finished", &time(ended.get("finishedAt")));
+    } else {
+        page.indented_field(indent, key, "Waiting");
+        for (key, field) in [("Reason", "reason"), ("Message", "message")] {
+            if let Some(text) = state.pointer(&format!("/waiting/{field}")).and_then(Value::as_str) {
+                page.indented_field(inside, key, text);
+            }
+        }
+    }
+}
+
+fn probe(probe: &Value) -> String {
+    let what = if let Some(http) = probe["httpGet"].as_object() {
+        let path = http.get("path").and_then(Value::as_str).unwrap_or("/");
+        format!("http-get http://:{}{path}", scalar(http.get("port")))
+    } else if probe["tcpSocket"].is_object() {
+        format!("tcp-socket :{}", scalar(probe.pointer("/tcpSocket/port")))
+    } else {
+        "unknown".to_owned()
+    };
+    let number = |field: &str, default: u64| probe[field].as_u64().unwrap_or(default);
+    format!(
+        "{what} delay={}s timeout={}s period={}s #success={} #failure={}",
+        number("initialDelaySeconds", 0),
+        number("timeoutSeconds", 1),
+        number("periodSeconds", 10),
+        number("successThreshold", 1),
+        number("failureThreshold", 3)
+    )
+}
+
+fn list<'a>(value: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> + use<'a> {
+    value.get(field).and_then(Value::as_array).into_iter().flatten()
+}
+
+fn or_none(text: String) -> String {
+    if text.is_empty() { "<none>".into() } else { text }
+}
