@@ -1,6 +1,7 @@
 //! The HTTP edge: turns requests into calls of the registry, and what comes back into answers. It knows paths and media types,
 //! and nothing about kinds.
 
+mod accept;
 mod access;
 mod answer;
 mod body;

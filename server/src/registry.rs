@@ -5,6 +5,7 @@
 //! conflict, and one that does not is worked out again on the new state.
 
 mod binding;
+pub mod columns;
 pub mod deletion;
 pub mod nodes;
 pub mod rules;

@@ -13,3 +13,9 @@ mod access;
 
 #[path = "api/watches.rs"]
 mod watches;
+
+#[path = "api/tables.rs"]
+mod tables;
+
+#[path = "api/bad_input.rs"]
+mod bad_input;

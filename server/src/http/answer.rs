@@ -3,7 +3,7 @@
 use axum::{body::Body, response::Response};
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header::CONTENT_TYPE};
-use minisvc_proto::{ApiError, Object, Resource, Revision};
+use minisvc_proto::{ApiError, Object, Resource, Revision, table::Table};
 use serde::Serialize;
 use serde_json::json;
 
@@ -78,6 +78,12 @@ pub fn list<'a>(
     }
     out.extend(b"]}");
     Ok(with(StatusCode::OK, JSON, out))
+}
+
+/// A table, read at a revision.
+pub fn table(mut table: Table, revision: Option<Revision>) -> Response {
+    table.metadata = json!({"resourceVersion": revision.map_or_else(String::new, |r| r.to_string())});
+    json(&table)
 }
 
 /// JSON that comes line by line.

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use axum::{extract::Request, response::Response};
 use http::StatusCode;
+use jiff::Timestamp;
 use minisvc_proto::{ApiError, Object, ObjectKey, Reason, path::Target};
 use serde_json::Value;
 
 use super::{
     Edge, User,
+    accept::Form,
     access::{self, Question},
     answer, body,
     call::{self, Verb},
@@ -17,7 +19,7 @@ use super::{
 };
 use crate::{
     patch::Patch,
-    registry::{DeleteOptions, Part, Propagation, WriteOptions},
+    registry::{DeleteOptions, Part, Propagation, WriteOptions, columns::table},
 };
 
 /// How often a patch that names no version is applied to a newer one before the conflict is told.
@@ -33,9 +35,19 @@ pub async fn run(
     request: Request,
 ) -> Result<Response, ApiError> {
     match verb {
-        Verb::Get => Ok(answer::json(&*read(edge, &target)?)),
-        Verb::List => list(edge, &target, &query),
-        Verb::Watch => watch::answer(edge, &target, &query),
+        Verb::Get => {
+            let form = Form::parse(request.headers(), &query)?;
+            let object = read(edge, &target)?;
+            match form {
+                Form::Table(include) if !is_sub(&target, "scale") => {
+                    let rows = table(target.resource, [&*object], include, true, Timestamp::now());
+                    Ok(answer::table(rows, object.revision()))
+                }
+                _ => Ok(answer::json(&*object)),
+            }
+        }
+        Verb::List => list(edge, &target, &query, Form::parse(request.headers(), &query)?),
+        Verb::Watch => watch::answer(edge, &target, &query, Form::parse(request.headers(), &query)?),
         Verb::Create => create(edge, user, target, &query, request).await,
         Verb::Update => {
             let object = fit(body::object(request).await?, &target)?;
@@ -75,11 +87,17 @@ async fn write(
     edge.registry.update(part, object, options).await
 }
 
-fn list(edge: &Edge, target: &Target, query: &Query) -> Result<Response, ApiError> {
+fn list(edge: &Edge, target: &Target, query: &Query, form: Form) -> Result<Response, ApiError> {
     let selection = Selection::parse(query, target.resource)?;
     let (revision, objects) = edge.registry.list(target.resource, target.namespace.as_deref());
     let chosen = objects.iter().map(AsRef::as_ref).filter(|o| selection.matches(o));
-    answer::list(target.resource, revision, chosen)
+    match form {
+        Form::Objects => answer::list(target.resource, revision, chosen),
+        Form::Table(include) => {
+            let rows = table(target.resource, chosen, include, true, Timestamp::now());
+            Ok(answer::table(rows, Some(revision)))
+        }
+    }
 }
 
 async fn create(

@@ -5,16 +5,22 @@ use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Duration};
 use axum::response::Response;
 use bytes::Bytes;
 use futures::StreamExt;
-use minisvc_proto::{ApiError, Object, Resource, Revision, path::Target, watch::EventType};
+use jiff::Timestamp;
+use minisvc_proto::{ApiError, Object, Resource, Revision, path::Target, table::Table, watch::EventType};
 use serde_json::json;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Edge, answer,
+    Edge,
+    accept::Form,
+    answer,
     query::{Query, Selection},
 };
-use crate::cache::{Event, Item, Watch, wire_line};
+use crate::{
+    cache::{Event, Item, Watch, wire_line},
+    registry::columns::table,
+};
 
 /// At most one bookmark in this time.
 const BOOKMARK_PERIOD: Duration = Duration::from_secs(1);
@@ -24,7 +30,7 @@ const LIFETIME_SECONDS: std::ops::Range<u64> = 1800..3600;
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
 /// Answers a watch, or 410 if its start is too long ago.
-pub fn answer(edge: &Arc<Edge>, target: &Target, query: &Query) -> Result<Response, ApiError> {
+pub fn answer(edge: &Edge, target: &Target, query: &Query, form: Form) -> Result<Response, ApiError> {
     let resource = target.resource;
     let mut selection = Selection::parse(query, resource)?;
     if let Some(name) = &target.name {
@@ -56,6 +62,8 @@ pub fn answer(edge: &Arc<Edge>, target: &Target, query: &Query) -> Result<Respon
         next_bookmark: Instant::now(),
         end: Box::pin(sleep_until(Instant::now() + Duration::from_secs(seconds))),
         shutdown: edge.shutdown.clone(),
+        form,
+        columns_sent: false,
         ended: false,
     };
     let lines = futures::stream::unfold(feed, |mut feed| async move { Some((feed.next().await?, feed)) });
@@ -79,6 +87,9 @@ struct Feed {
     next_bookmark: Instant,
     end: Pin<Box<Sleep>>,
     shutdown: CancellationToken,
+    form: Form,
+    /// Of a watch of tables, the first alone says what the columns are.
+    columns_sent: bool,
     ended: bool,
 }
 
@@ -96,7 +107,7 @@ impl Feed {
             return None;
         }
         if let Some(object) = self.initial.pop_front() {
-            return Some(wire_line(EventType::Added, &*object));
+            return Some(self.line(EventType::Added, &object));
         }
         if let Some(revision) = self.initial_end.take() {
             return Some(self.bookmark_line(revision, true));
@@ -154,7 +165,10 @@ impl Feed {
         self.told = event.revision;
         self.bookmark = None;
         if kind == event.kind {
-            return Some(event.line());
+            return Some(match self.form {
+                Form::Objects => event.line(),
+                Form::Table(_) => self.line(kind, &event.entry.object),
+            });
         }
         // Gone from the selection: the last state that was in it, as of now.
         let mut object = (*event.entry.object).clone();
@@ -162,7 +176,20 @@ impl Feed {
             object = (*previous.object).clone();
             object.set_revision(event.revision);
         }
-        Some(wire_line(kind, &object))
+        Some(self.line(kind, &object))
+    }
+
+    fn line(&mut self, kind: EventType, object: &Object) -> Bytes {
+        match self.form {
+            Form::Objects => wire_line(kind, object),
+            Form::Table(include) => {
+                let with_columns = !std::mem::replace(&mut self.columns_sent, true);
+                let mut rows = table(self.resource, [object], include, with_columns, Timestamp::now());
+                let revision = object.str_at("/metadata/resourceVersion").unwrap_or("");
+                rows.metadata = json!({"resourceVersion": revision});
+                wire_line(kind, &rows)
+            }
+        }
     }
 
     fn bookmark_line(&mut self, revision: Revision, initial_end: bool) -> Bytes {
@@ -177,6 +204,13 @@ impl Feed {
             "apiVersion": self.resource.api_version(),
             "metadata": metadata,
         });
-        wire_line(EventType::Bookmark, &object)
+        match self.form {
+            Form::Objects => wire_line(EventType::Bookmark, &object),
+            Form::Table(_) => {
+                let mut rows = Table::new(Vec::new());
+                rows.metadata = object["metadata"].clone();
+                wire_line(EventType::Bookmark, &rows)
+            }
+        }
     }
 }

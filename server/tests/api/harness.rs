@@ -1,6 +1,6 @@
 //! A server of its own for each test, in a directory that goes with it.
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, sync::Arc};
 
 use minisvc_proto::{
     NodeName, Object,
@@ -12,9 +12,11 @@ use minisvc_server::{
     run::{Limits, Server, ServerConfig, ServerError, pki_dir},
 };
 use reqwest::{Method, Response, header};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::task::JoinHandle;
+use tokio::{net::TcpStream, task::JoinHandle};
+use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::sync::CancellationToken;
 
 pub struct Api {
@@ -66,29 +68,41 @@ impl Api {
         client(&pki.kubeconfig(&pki.issue_node(&name).unwrap(), &self.url).unwrap())
     }
 
-    /// A plain HTTP client, with the admin's certificate or without any.
-    pub fn plain(&self, with_certificate: bool) -> Plain {
+    /// TLS as a client, with the admin's certificate or without any.
+    pub fn tls(&self, with_certificate: bool, alpn: &[&str]) -> rustls::ClientConfig {
         let pki = self.pki();
         let mut roots = rustls::RootCertStore::empty();
-        let mut ca = pki.ca_pem().as_bytes();
-        for certificate in certificates(&mut ca) {
+        for certificate in certificates(pki.ca_pem()) {
             roots.add(certificate).unwrap();
         }
-        let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_root_certificates(roots);
-        let tls = if with_certificate {
+        let mut tls = if with_certificate {
             let admin = pki.issue_admin().unwrap();
-            let key = rustls_pki_types::pem::PemObject::from_pem_slice(admin.key_pem().as_bytes()).unwrap();
-            let chain = certificates(&mut admin.certificate_pem().as_bytes());
-            builder.with_client_auth_cert(chain, key).unwrap()
+            let key = PrivateKeyDer::from_pem_slice(admin.key_pem().as_bytes()).unwrap();
+            builder.with_client_auth_cert(certificates(&admin.certificate_pem()), key).unwrap()
         } else {
             builder.with_no_client_auth()
         };
+        tls.alpn_protocols = alpn.iter().map(|p| p.as_bytes().to_vec()).collect();
+        tls
+    }
+
+    /// A plain HTTP client, with the admin's certificate or without any.
+    pub fn plain(&self, with_certificate: bool) -> Plain {
+        let tls = self.tls(with_certificate, &["h2", "http/1.1"]);
         let http = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap();
         Plain { http, url: self.url.clone() }
+    }
+
+    /// A connection on which nothing was said yet, with the admin's certificate.
+    pub async fn raw(&self) -> TlsStream<TcpStream> {
+        let tcp = TcpStream::connect(self.url.strip_prefix("https://").unwrap()).await.unwrap();
+        let connector = TlsConnector::from(Arc::new(self.tls(true, &["http/1.1"])));
+        connector.connect("localhost".try_into().unwrap(), tcp).await.unwrap()
     }
 
     pub async fn create(&self, path: &str, object: Value) -> Object {
@@ -102,9 +116,8 @@ impl Api {
     }
 }
 
-fn certificates(pem: &mut &[u8]) -> Vec<rustls_pki_types::CertificateDer<'static>> {
-    use rustls_pki_types::pem::PemObject;
-    rustls_pki_types::CertificateDer::pem_slice_iter(pem).map(Result::unwrap).collect()
+fn certificates(pem: &str) -> Vec<CertificateDer<'static>> {
+    CertificateDer::pem_slice_iter(pem.as_bytes()).map(Result::unwrap).collect()
 }
 
 fn client(kubeconfig: &str) -> Client {

@@ -1,0 +1,154 @@
+use std::fmt::Write as _;
+
+use minisvc_proto::resource::RESOURCES;
+
+use super::*;
+
+/// The table as kubectl's -o wide would print it, with ` | ` between the cells.
+fn show(objects: &[Value]) -> String {
+    let objects: Vec<Object> = objects.iter().map(|o| serde_json::from_value(o.clone()).unwrap()).collect();
+    let now = "2026-01-01T01:00:00Z".parse().unwrap();
+    let table = table(objects[0].resource().unwrap(), &objects, Include::None, true, now);
+    let mut out = table.column_definitions.iter().map(|c| c.name.clone()).collect::<Vec<_>>().join(" | ");
+    for row in table.rows {
+        assert_eq!(row.cells.len(), table.column_definitions.len(), "a cell for each column");
+        let cells = row.cells.iter().map(|c| c.as_str().map_or_else(|| c.to_string(), str::to_owned));
+        write!(out, "\n{}", cells.collect::<Vec<_>>().join(" | ")).unwrap();
+    }
+    out
+}
+
+fn meta(name: &str) -> Value {
+    json!({"name": name, "namespace": "default", "creationTimestamp": "2026-01-01T00:55:00Z"})
+}
+
+fn pod(name: &str, status: Value) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": meta(name), "status": status,
+        "spec": {"nodeName": "node-1", "containers": [{"name": "a"}, {"name": "b"}]}})
+}
+
+#[test]
+fn pods_have_one_word_for_how_they_are() {
+    let mut going = pod("going", json!({"phase": "Running", "podIP": "10.244.0.2"}));
+    going["metadata"]["deletionTimestamp"] = "2026-01-01T01:00:00Z".into();
+    let state = |s: Value| {
+        json!({"phase": "Running", "containerStatuses": [{"restartCount": 2, "state": s,
+        "lastState": {"terminated": {"finishedAt": "2026-01-01T00:59:00Z"}}}]})
+    };
+    insta::assert_snapshot!(show(&[
+        pod("new", json!({})),
+        pod("runs", json!({"phase": "Running", "podIPs": [{"ip": "10.244.0.9"}], "containerStatuses": [
+            {"ready": true, "state": {"running": {}}}, {"ready": false, "state": {"running": {}}}]})),
+        pod("loops", state(json!({"waiting": {"reason": "CrashLoopBackOff"}}))),
+        pod("code", state(json!({"terminated": {"exitCode": 3}}))),
+        pod("signal", state(json!({"terminated": {"exitCode": 137, "signal": 9}}))),
+        pod("half", json!({"phase": "Running", "containerStatuses": [
+            {"state": {"terminated": {"reason": "Completed"}}}, {"ready": true, "state": {"running": {}}}]})),
+        going,
+    ]), @"
+    Name | Ready | Status | Restarts | Age | IP | Node | Nominated Node | Readiness Gates
+    new | 0/2 | Pending | 0 | 5m | <none> | node-1 | <none> | <none>
+    runs | 1/2 | Running | 0 | 5m | 10.244.0.9 | node-1 | <none> | <none>
+    loops | 0/2 | CrashLoopBackOff | 2 (60s ago) | 5m | <none> | node-1 | <none> | <none>
+    code | 0/2 | ExitCode:3 | 2 (60s ago) | 5m | <none> | node-1 | <none> | <none>
+    signal | 0/2 | Signal:9 | 2 (60s ago) | 5m | <none> | node-1 | <none> | <none>
+    half | 1/2 | NotReady | 0 | 5m | <none> | node-1 | <none> | <none>
+    going | 0/2 | Terminating | 0 | 5m | 10.244.0.2 | node-1 | <none> | <none>
+    ");
+}
+
+#[test]
+fn services_and_slices_show_addresses_and_ports() {
+    let service = |name: &str, spec: Value| json!({"apiVersion": "v1", "kind": "Service", "metadata": meta(name), "spec": spec});
+    insta::assert_snapshot!(show(&[
+        service("web", json!({"type": "NodePort", "clusterIP": "10.96.0.7", "selector": {"app": "web", "b": "c"},
+            "ports": [{"port": 80, "nodePort": 31234, "protocol": "TCP"}, {"port": 53, "protocol": "UDP"}]})),
+        service("bare", json!({"clusterIP": "None", "externalIPs": ["1.2.3.4"]})),
+        service("lb", json!({"type": "LoadBalancer", "clusterIP": "10.96.0.8"})),
+        service("name", json!({"type": "ExternalName", "externalName": "example.com"})),
+    ]), @"
+    Name | Type | Cluster-IP | External-IP | Port(s) | Age | Selector
+    web | NodePort | 10.96.0.7 | <none> | 80:31234/TCP,53/UDP | 5m | app=web,b=c
+    bare | ClusterIP | None | 1.2.3.4 | <none> | 5m | <none>
+    lb | LoadBalancer | 10.96.0.8 | <pending> | <none> | 5m | <none>
+    name | ExternalName | <none> | example.com | <none> | 5m | <none>
+    ");
+    let slice = |name: &str, endpoints: Value, ports: Value| {
+        json!({"apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice", "metadata": meta(name), "addressType": "IPv4", "endpoints": endpoints, "ports": ports})
+    };
+    let endpoint = |ip: &str| json!({"addresses": [ip]});
+    let four = json!([endpoint("1.1.1.1"), endpoint("2.2.2.2"), endpoint("3.3.3.3"), endpoint("4.4.4.4")]);
+    insta::assert_snapshot!(show(&[
+        slice("web-1", four, json!([{"port": 8080}, {"name": "named"}, {}])),
+        slice("web-2", json!([]), json!(null)),
+    ]), @"
+    Name | AddressType | Ports | Endpoints | Age
+    web-1 | IPv4 | 8080,named,* | 1.1.1.1,2.2.2.2,3.3.3.3 + 1 more... | 5m
+    web-2 | IPv4 | <unset> | <unset> | 5m
+    ");
+}
+
+#[test]
+fn what_belongs_to_the_cluster_and_what_runs_in_it() {
+    let ready = json!([{"type": "Ready", "status": "True"}]);
+    insta::assert_snapshot!(show(&[
+        json!({"apiVersion": "v1", "kind": "Node", "metadata": meta("node-1"), "status": {"conditions": ready,
+            "addresses": [{"type": "Hostname", "address": "node-1"}, {"type": "InternalIP", "address": "172.31.0.11"}],
+            "nodeInfo": {"kubeletVersion": "v0.1.0", "osImage": "Debian", "kernelVersion": "6.1", "containerRuntimeVersion": "minisvc://0.1.0"}}}),
+        json!({"apiVersion": "v1", "kind": "Node", "spec": {"unschedulable": true}, "metadata": {"name": "node-2",
+            "labels": {"node-role.kubernetes.io/edge": ""}}, "status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}}),
+    ]), @"
+    Name | Status | Roles | Age | Version | Internal-IP | External-IP | OS-Image | Kernel-Version | Container-Runtime
+    node-1 | Ready | <none> | 5m | v0.1.0 | 172.31.0.11 | <none> | Debian | 6.1 | minisvc://0.1.0
+    node-2 | NotReady,SchedulingDisabled | edge | <unknown> |  | <none> | <none> | <unknown> | <unknown> | <unknown>
+    ");
+    insta::assert_snapshot!(show(&[
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": meta("a"), "status": {"phase": "Terminating"}}),
+    ]), @"
+    Name | Status | Age
+    a | Terminating | 5m
+    ");
+    insta::assert_snapshot!(show(&[
+        json!({"apiVersion": "v1", "kind": "Event", "metadata": meta("e1"), "type": "Warning", "reason": "FailedScheduling",
+            "message": "no node\n", "involvedObject": {"kind": "Pod", "name": "web-1"}, "source": {"component": "scheduler"},
+            "count": 3, "firstTimestamp": "2026-01-01T00:50:00Z", "lastTimestamp": "2026-01-01T00:59:50Z"}),
+        json!({"apiVersion": "v1", "kind": "Event", "metadata": meta("e2"), "type": "Normal", "reason": "New",
+            "eventTime": "2026-01-01T00:59:30.000000Z", "reportingComponent": "agent", "reportingInstance": "node-1"}),
+    ]), @"
+    Last Seen | Type | Reason | Object | Subobject | Source | Message | First Seen | Count | Name
+    10s | Warning | FailedScheduling | pod/web-1 | <none> | scheduler | no node | 10m | 3 | e1
+    30s | Normal | New |  | <none> | agent, node-1 |  | 30s | 1 | e2
+    ");
+    let spec = json!({"replicas": 4, "selector": {"matchLabels": {"app": "web"}},
+        "template": {"spec": {"containers": [{"name": "web", "image": "host"}]}}});
+    let status = json!({"replicas": 4, "readyReplicas": 2, "updatedReplicas": 4, "availableReplicas": 1});
+    insta::assert_snapshot!(show(&[
+        json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta("web"), "spec": spec, "status": status}),
+    ]), @"
+    Name | Ready | Up-to-date | Available | Age | Containers | Images | Selector
+    web | 2/4 | 4 | 1 | 5m | web | host | app=web
+    ");
+    insta::assert_snapshot!(show(&[
+        json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": meta("web-1"), "spec": spec, "status": status}),
+    ]), @"
+    Name | Desired | Current | Ready | Age | Containers | Images | Selector
+    web-1 | 4 | 4 | 2 | 5m | web | host | app=web
+    ");
+}
+
+#[test]
+fn an_object_of_any_shape_has_a_row() {
+    for resource in RESOURCES {
+        for odd in [
+            json!({}),
+            json!({"metadata": 7, "spec": [], "status": "x"}),
+            json!({"status": {"conditions": 1}}),
+        ] {
+            let object: Object = serde_json::from_value(odd).unwrap();
+            let table = table(resource, [&object], Include::Metadata, true, Timestamp::UNIX_EPOCH);
+            assert_eq!(table.rows[0].cells.len(), table.column_definitions.len());
+            assert_eq!(table.rows[0].object.as_ref().unwrap().kind(), "PartialObjectMetadata");
+        }
+    }
+}
