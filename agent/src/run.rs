@@ -102,7 +102,7 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
 
     let readiness = Readiness::new(&[services::PART, nodes::PART]);
     let mut parts = JoinSet::new();
-    let (recorder, events) = Recorder::new(client.clone(), config.node_name.clone(), shutdown.clone());
+    let (_recorder, events) = Recorder::new(client.clone(), config.node_name.clone(), shutdown.clone());
     let part = |name: &'static str, work: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| async move {
         work.await;
         name
@@ -139,7 +139,6 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
         shutdown.clone(),
     );
     parts.spawn(part("reporter", Box::pin(reports)));
-    drop(recorder);
 
     loop {
         tokio::select! {
