@@ -16,9 +16,10 @@ use crate::{
     dns::{Listeners, Zone, parse_resolv_conf},
     net::{Net, NetConfig, NetError},
     nft::NftError,
+    runtime::{LocalRuntime, RuntimeConfig, RuntimeError},
     sync::{
         events::Recorder,
-        nodes,
+        nodes, pods,
         readiness::Readiness,
         registration::{RegisterError, register},
         reporter, services,
@@ -49,6 +50,9 @@ pub enum AgentError {
     /// Rules.
     #[error(transparent)]
     Nft(#[from] NftError),
+    /// Pods.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
     /// A socket.
     #[error("{0}")]
     Socket(#[from] io::Error),
@@ -100,9 +104,11 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
         .map_err(|cause| AgentError::File { path: config.resolv_conf.clone(), cause })?;
     let upstreams = parse_resolv_conf(&resolv_conf, &[dns_address.ip()]);
 
-    let readiness = Readiness::new(&[services::PART, nodes::PART]);
+    let runtime = Arc::new(LocalRuntime::new(RuntimeConfig::new(&config.run_dir))?);
+
+    let readiness = Readiness::new(&[services::PART, nodes::PART, pods::PART]);
     let mut parts = JoinSet::new();
-    let (_recorder, events) = Recorder::new(client.clone(), config.node_name.clone(), shutdown.clone());
+    let (recorder, events) = Recorder::new(client.clone(), config.node_name.clone(), shutdown.clone());
     let part = |name: &'static str, work: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| async move {
         work.await;
         name
@@ -130,6 +136,26 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
         shutdown.clone(),
     );
     parts.spawn(part("routes", Box::pin(routes)));
+    let pods_config = pods::PodsConfig {
+        node: config.node_name.clone(),
+        node_ip: config.node_ip,
+        local_pod_cidr,
+        dns_ip: config.dns_ip(),
+        cluster_domain: config.cluster_domain.clone(),
+        run_dir: config.run_dir.clone(),
+        log_dir: config.log_dir.clone(),
+        resolv_conf: config.resolv_conf.clone(),
+    };
+    let directory = pods::Directory::default();
+    let work = pods::run(
+        client.clone(),
+        pods_config,
+        (runtime.clone(), net.clone()),
+        (recorder, readiness.clone()),
+        directory.clone(),
+        shutdown.clone(),
+    );
+    parts.spawn(part("pods", Box::pin(work)));
     let (unregistered, mut lost) = mpsc::channel(1);
     let reports = reporter::run(
         client.clone(),

@@ -11,14 +11,23 @@ mod model;
 pub mod shim;
 mod wire;
 
-use std::{future::Future, os::fd::OwnedFd};
+use std::{
+    future::Future,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
 
 use tokio::sync::{oneshot, watch};
 
 pub use self::{
     local::{LocalRuntime, RuntimeConfig},
-    model::{ContainerSpec, ContainerState, Exit, PodSetup, PodState, User},
+    model::{ContainerSpec, ContainerState, Exit, PodSetup, PodState, User, now_millis},
 };
+
+/// Holds a link to `minisvc`: it comes first on the PATH of every pod.
+pub fn bin_dir(run_dir: &Path) -> PathBuf {
+    run_dir.join("bin")
+}
 
 /// Runs pods. A pod is known by its uid from [`PodRuntime::create`] to [`PodRuntime::remove`].
 pub trait PodRuntime: Send + Sync + 'static {
@@ -31,7 +40,8 @@ pub trait PodRuntime: Send + Sync + 'static {
     /// The pod's network namespace.
     fn netns(&self, uid: &str) -> impl Future<Output = Result<OwnedFd, RuntimeError>> + Send;
 
-    /// Starts a container. Whether that went well stands in the pod's state, also when the program is missing.
+    /// Starts a container. Whether that went well stands in the pod's state when this returns, also when the program is
+    /// missing.
     fn start(&self, uid: &str, spec: &ContainerSpec)
     -> impl Future<Output = Result<(), RuntimeError>> + Send;
 

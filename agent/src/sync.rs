@@ -2,6 +2,7 @@
 
 pub mod events;
 pub mod nodes;
+pub mod pods;
 pub mod readiness;
 pub mod registration;
 pub mod reporter;

@@ -60,6 +60,8 @@ impl LocalRuntime {
     pub fn new(config: RuntimeConfig) -> Result<Self, RuntimeError> {
         let pods = config.run_dir.join("pods");
         make_dir(&pods).map_err(|e| file(&pods, &e))?;
+        let bin = super::bin_dir(&config.run_dir);
+        make_dir(&bin).and_then(|()| link_binary(&config.binary, &bin)).map_err(|e| file(&bin, &e))?;
         Ok(LocalRuntime { config, pods: Mutex::default(), starts: Semaphore::new(STARTS) })
     }
 
@@ -119,6 +121,19 @@ impl LocalRuntime {
         let line = text.lines().last().map(|l| l.trim_start_matches("error: "));
         Err(failed(line.map_or_else(|| format!("the shim ended with {status}"), str::to_owned)))
     }
+}
+
+/// Makes `bin/minisvc` lead to the program.
+fn link_binary(binary: &Path, bin: &Path) -> io::Result<()> {
+    let mut program = fs::canonicalize(binary)?;
+    // The file was replaced since we started: what stands there now is meant.
+    if let Some(path) = program.to_str().and_then(|p| p.strip_suffix(" (deleted)")) {
+        program = path.into();
+    }
+    let (link, new) = (bin.join("minisvc"), bin.join("minisvc.new"));
+    let _ = fs::remove_file(&new);
+    std::os::unix::fs::symlink(program, &new)?;
+    fs::rename(new, link)
 }
 
 /// Asks for the state and its changes.
@@ -193,12 +208,15 @@ impl PodRuntime for LocalRuntime {
         let _permit = self.starts.acquire().await;
         // What an ended shim left behind would be taken for this one's.
         if dir.exists() {
+            link::kill(&dir).await.map_err(|e| shim(&setup.uid, &e))?;
             fs::remove_dir_all(&dir).map_err(|e| file(&dir, &e))?;
         }
         make_dir(&dir).map_err(|e| file(&dir, &e))?;
         make_dir(&setup.log_dir).map_err(|e| file(&setup.log_dir, &e))?;
         let mut setup = setup.clone();
         setup.keep.extend([self.config.run_dir.clone(), setup.log_dir.clone()]);
+        let program = fs::read_link(super::bin_dir(&self.config.run_dir).join("minisvc"));
+        setup.keep.extend(program.ok().and_then(|p| Some(p.parent()?.to_path_buf())));
         write(&dir.join("hosts"), 0o644, setup.hosts.as_bytes())?;
         write(&dir.join("resolv.conf"), 0o644, setup.resolv_conf.as_bytes())?;
         write_json(&dir.join(wire::SETUP), &setup)?;
@@ -220,7 +238,12 @@ impl PodRuntime for LocalRuntime {
 
     async fn start(&self, uid: &str, spec: &ContainerSpec) -> Result<(), RuntimeError> {
         write_json(&self.dir(uid).join(wire::container_file(&spec.name)), spec)?;
-        self.ask(uid, &Request::Start { container: spec.name.clone() }).await.map(drop)
+        self.ask(uid, &Request::Start { container: spec.name.clone() }).await?;
+        // The state comes on another connection, maybe later.
+        let mut states = self.watch(uid)?;
+        let started = |s: &PodState| s.containers.get(&spec.name).is_some_and(|c| c.attempt == spec.attempt);
+        let _ = states.wait_for(|s| !s.alive || started(s)).await;
+        Ok(())
     }
 
     async fn signal(&self, uid: &str, container: &str, signal: i32) -> Result<(), RuntimeError> {

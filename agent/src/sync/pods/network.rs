@@ -1,0 +1,45 @@
+//! What a pod needs of the node's network.
+
+use std::{future::Future, net::Ipv4Addr, os::fd::OwnedFd};
+
+use crate::net::{LinkName, Net};
+
+/// Connects pods.
+pub trait PodNetwork: Send + Sync + 'static {
+    /// Gives the pod's namespace a link with this address; doing it twice is fine. An error is one line.
+    fn attach(
+        &self,
+        uid: &str,
+        ip: Ipv4Addr,
+        netns: OwnedFd,
+    ) -> impl Future<Output = Result<(), String>> + Send;
+
+    /// Takes the pod's link away, if there is one.
+    fn detach(&self, uid: &str) -> impl Future<Output = Result<(), String>> + Send;
+
+    /// Takes away the links of all pods but these.
+    fn clean(&self, known: &[String]) -> impl Future<Output = ()> + Send;
+}
+
+impl PodNetwork for Net {
+    async fn attach(&self, uid: &str, ip: Ipv4Addr, netns: OwnedFd) -> Result<(), String> {
+        Net::attach(self, LinkName::of_pod(uid), ip, netns).await.map_err(|e| e.to_string())
+    }
+
+    async fn detach(&self, uid: &str) -> Result<(), String> {
+        Net::detach(self, LinkName::of_pod(uid)).await.map_err(|e| e.to_string())
+    }
+
+    async fn clean(&self, known: &[String]) {
+        let known: Vec<LinkName> = known.iter().map(|uid| LinkName::of_pod(uid)).collect();
+        let links = match self.links().await {
+            Ok(links) => links,
+            Err(error) => return tracing::warn!(%error, "links of gone pods are not removed"),
+        };
+        for link in links.into_iter().filter(|l| !known.contains(l)) {
+            if let Err(error) = Net::detach(self, link).await {
+                tracing::warn!(%error, "a link of a gone pod is not removed");
+            }
+        }
+    }
+}
