@@ -147,7 +147,7 @@ impl Client {
     pub async fn table(&self, target: &Target, params: &ListParams) -> Result<Table, ClientError> {
         let url = self.url(&format!("{target}{}", params.query(&[("includeObject", "Object")])));
         let request = self.http.get(url).header(reqwest::header::ACCEPT, TABLE_ACCEPT);
-        self.decode(request.timeout(REQUEST_TIMEOUT)).await
+        rows(self.decode(request.timeout(REQUEST_TIMEOUT)).await?)
     }
 
     /// Any request with a JSON answer.
@@ -211,7 +211,7 @@ impl Client {
                 return Ok((seen, Table::default()));
             }
             let unreadable = |e| ClientError::Decode(format!("a watch's table is not readable: {e}"));
-            let table: Table = event.object.typed().map_err(unreadable)?;
+            let table = rows(event.object.typed().map_err(unreadable)?)?;
             let revisions = table.rows.iter().filter_map(|r| r.object.as_ref()?.revision());
             seen = revisions.max().unwrap_or(seen).max(seen);
             Ok((seen, table))
@@ -296,4 +296,13 @@ fn event(line: &[u8]) -> Result<WatchEvent, ClientError> {
         return Err(ClientError::Api(status));
     }
     Ok(event)
+}
+
+/// A server that knows no tables answers with the objects themselves, which would read as an empty table.
+fn rows(table: Table) -> Result<Table, ClientError> {
+    if table.kind == "Table" {
+        Ok(table)
+    } else {
+        Err(ClientError::Decode(format!("the server answers a {} where a Table was asked for", table.kind)))
+    }
 }

@@ -55,10 +55,7 @@ pub async fn await_progress(
             return Ok(progress);
         }
         if asked.elapsed() >= left {
-            bail!(
-                "service \"{name}\" exists, but does not work everywhere after {timeout:?}: {}",
-                late(&progress)
-            );
+            bail!("service \"{name}\" is there, but after {timeout:?} these are late: {}", late(&progress));
         }
         tokio::time::sleep(PAUSE.saturating_sub(asked.elapsed())).await;
     }

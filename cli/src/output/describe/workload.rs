@@ -33,11 +33,7 @@ pub fn deployment(page: &mut Page, deployment: &Object, related: &Related) {
     }
     template(page, deployment);
     conditions(page, deployment);
-    let current = |r: &&Object| {
-        let hash = |o: &Object, at: &str| o.str_at(at).map(str::to_owned);
-        let revision = "/metadata/annotations/deployment.kubernetes.io~1revision";
-        hash(r, revision) == hash(deployment, revision)
-    };
+    let current = |r: &&Object| template_of(r) == template_of(deployment);
     let shown = |sets: Vec<&Object>| {
         let sets: Vec<String> = sets
             .iter()
@@ -103,4 +99,13 @@ fn template(page: &mut Page, workload: &Object) {
     for container in containers.into_iter().flatten() {
         pod::container(page, 4, container, None);
     }
+}
+
+/// A replica set's template is its deployment's with one label more.
+fn template_of(workload: &Object) -> Option<Value> {
+    let mut template = workload.pointer("/spec/template")?.clone();
+    if let Some(labels) = template.pointer_mut("/metadata/labels").and_then(Value::as_object_mut) {
+        labels.remove("pod-template-hash");
+    }
+    Some(template)
 }
