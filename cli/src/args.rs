@@ -109,8 +109,8 @@ pub struct Echo {
     #[arg(long, default_value_t = 8080)]
     pub port: u16,
     /// Instead of serving, ask another one and print its answer
-    #[arg(long, hide = true, value_name = "ADDRESS:PORT")]
-    pub ask: Option<std::net::SocketAddr>,
+    #[arg(long, hide = true, value_name = "HOST:PORT")]
+    pub ask: Option<String>,
 }
 
 /// How objects are printed.

@@ -2,17 +2,17 @@
 
 #[cfg(target_os = "linux")]
 pub mod agent;
-mod build;
+pub mod build;
 mod create;
 mod delete;
 mod describe;
-mod exec;
+pub mod exec;
 mod expose;
 mod get;
 mod logs;
 mod manifests;
 mod pods;
-mod programmed;
+pub mod programmed;
 mod scale;
 mod selection;
 pub mod server;

@@ -56,7 +56,7 @@ impl Me {
 /// Serves until the token is cancelled, then finishes what is in flight; or asks another one.
 pub async fn run(args: Echo, stop: CancellationToken) -> anyhow::Result<()> {
     if let Some(address) = args.ask {
-        return Ok(output::bytes(ask(address).await?.as_bytes())?);
+        return Ok(output::bytes(ask(&address).await?.as_bytes())?);
     }
     let (tcp, udp) = listen::on(args.port)?;
     let me = Me::from_environment();

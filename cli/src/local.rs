@@ -10,6 +10,10 @@ mod api;
 #[cfg(target_os = "linux")]
 mod commands;
 #[cfg(target_os = "linux")]
+mod demo;
+#[cfg(target_os = "linux")]
+mod hints;
+#[cfg(target_os = "linux")]
 mod keeper;
 #[cfg(target_os = "linux")]
 mod lan;
@@ -43,9 +47,10 @@ fn own_binary() -> anyhow::Result<std::path::PathBuf> {
 
 /// Start a cluster on this machine.
 #[cfg(not(target_os = "linux"))]
-pub fn up(_args: UpArgs) -> anyhow::Result<()> {
+pub fn up(_args: UpArgs, _config: Option<std::path::PathBuf>) -> anyhow::Result<()> {
     anyhow::bail!(
-        "`minisvc up` needs Linux: on this system, run a cluster in a Linux virtual machine or in containers"
+        "`minisvc up` needs Linux: here, run a cluster in containers with the docker-compose.yml of minisvc's sources, \
+         or in a Linux virtual machine"
     )
 }
 

@@ -39,7 +39,7 @@ fn start(args: args::Args) -> anyhow::Result<u8> {
     let args::Args { global, command } = args;
     // These start processes and namespaces, which no thread may be in the way of.
     let command = match command {
-        args::Command::Up(up) => return local::up(up).map(|()| 0),
+        args::Command::Up(up) => return local::up(up, global.config).map(|()| 0),
         args::Command::Down(down) => return local::down(down).map(|()| 0),
         #[cfg(target_os = "linux")]
         args::Command::Shim(shim) => {

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, bail};
 use futures::{SinkExt, StreamExt};
 use minisvc_proto::{
-    client::{ExecStream, query},
+    client::{Client, ExecStream, query},
     path::Target,
     resource::PODS,
 };
@@ -41,6 +41,31 @@ pub(super) async fn on_node(session: &Session, args: NodeExec) -> Outcome {
     let terminal = Terminal::open(args.streams)?;
     let path = format!("/apis/minisvc.io/v1/nodes/{node}/exec{}", parameters(&args.command, None, &terminal));
     talk(session.client.exec(&path).await?, terminal).await
+}
+
+/// Runs a command without input, and gives what it prints; a failure is what it says about it.
+pub async fn capture(client: &Client, path_and_query: &str) -> anyhow::Result<String> {
+    let mut stream = client.exec(path_and_query).await?;
+    let (mut out, mut fault) = (Vec::new(), Vec::new());
+    while let Some(message) = stream.next().await {
+        let Message::Binary(bytes) = message.context("the connection to the command broke off")? else {
+            continue;
+        };
+        match bytes.as_ref() {
+            [STDOUT, data @ ..] => out.extend_from_slice(data),
+            [STDERR, data @ ..] => fault.extend_from_slice(data),
+            [STATUS, data @ ..] => {
+                return match ended(data)? {
+                    End { code: 0, .. } => Ok(String::from_utf8_lossy(&out).into_owned()),
+                    End { code, .. } => {
+                        bail!("{} (exit code {code})", String::from_utf8_lossy(&fault).trim())
+                    }
+                };
+            }
+            _ => {}
+        }
+    }
+    bail!("the connection to the command ended without word of its exit code")
 }
 
 /// With a terminal there is one output; without, two.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use minisvc_proto::{Object, report::ServiceProgress};
+use minisvc_proto::{Object, client::Client, report::ServiceProgress};
 use serde_json::Value;
 
 use super::Session;
@@ -18,7 +18,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub async fn wait(session: &Session, service: &Object, how: ServiceWait) -> anyhow::Result<()> {
     if how.wait {
         let namespace = service.namespace().unwrap_or(&session.namespace);
-        let progress = await_progress(session, namespace, service.name(), how.timeout).await?;
+        let progress = await_progress(&session.client, namespace, service.name(), how.timeout).await?;
         if progress.pods == 0 {
             output::note(&format!(
                 "note: the selector of service \"{}\" matches no pod now; it answers as soon as one is Ready",
@@ -34,7 +34,7 @@ pub async fn wait(session: &Session, service: &Object, how: ServiceWait) -> anyh
 
 /// Waits until every ready node has programmed the service with every pod that it selects, or there is none to wait for.
 pub async fn await_progress(
-    session: &Session,
+    client: &Client,
     namespace: &str,
     name: &str,
     timeout: Duration,
@@ -49,7 +49,7 @@ pub async fn await_progress(
             "/apis/minisvc.io/v1/namespaces/{namespace}/services/{name}/progress?timeoutSeconds={seconds}"
         );
         let asked = Instant::now();
-        let answer = session.client.raw(reqwest::Method::GET, &path, None).await?;
+        let answer = client.raw(reqwest::Method::GET, &path, None).await?;
         let progress: ServiceProgress = serde_json::from_value(answer)?;
         if progress.complete || progress.pods == 0 {
             return Ok(progress);

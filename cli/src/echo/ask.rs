@@ -1,6 +1,6 @@
 //! The other side: one question over HTTP, so that a demonstration needs no curl.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use tokio::{
@@ -12,8 +12,8 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// An answer of ours is far smaller.
 const LONGEST: u64 = 64 * 1024;
 
-/// The body that an address answers to `GET /`, within 5 s.
-pub async fn ask(address: SocketAddr) -> anyhow::Result<String> {
+/// The body that HOST:PORT answers to `GET /`, within 5 s.
+pub async fn ask(address: &str) -> anyhow::Result<String> {
     let answer = async {
         let mut stream = TcpStream::connect(address).await?;
         let request = format!("GET / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");

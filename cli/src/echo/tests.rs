@@ -49,7 +49,7 @@ async fn http_says_who_answers_and_whom_it_sees() {
     );
     let text = answer_of(&mut c, "/?format=text").await;
     assert!(text.ends_with(&format!("hello-1 on node-1 (127.0.0.1) saw {client} /\n")), "{text}");
-    assert_eq!(ask((Ipv4Addr::LOCALHOST, running.port).into()).await.unwrap().matches("hello-1").count(), 1);
+    assert_eq!(ask(&format!("localhost:{}", running.port)).await.unwrap().matches("hello-1").count(), 1);
 }
 
 #[tokio::test]

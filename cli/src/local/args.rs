@@ -10,6 +10,9 @@ pub struct UpArgs {
     /// Return as soon as every node is Ready, and leave the cluster running
     #[arg(long)]
     pub detach: bool,
+    /// Then show a service at work: four pods, asked from everywhere
+    #[arg(long)]
+    pub demo: bool,
     /// How many nodes
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=100))]
     pub nodes: u8,

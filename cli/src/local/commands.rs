@@ -2,41 +2,47 @@
 
 use std::{
     fs,
-    io::Write,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Stdio},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
-use minisvc_proto::{client::ListParams, path::Target, resource::NODES};
+use minisvc_proto::{
+    client::{Kubeconfig, ListParams},
+    path::Target,
+    resource::NODES,
+};
 use nix::sys::signal::{SigSet, Signal, kill};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use super::{
     api::{connect, ready_node},
     args::{DownArgs, Stage, UpArgs},
-    keeper,
+    demo,
+    hints::{Found, Hints, may_write},
+    keeper, lan,
     paths::{Paths, create_private},
     relay,
     report::{self, Line},
     room,
     state::{State, try_lock, write_private},
 };
+use crate::{config, output};
 
 const READY: Duration = Duration::from_mins(1);
 const GONE: Duration = Duration::from_secs(15);
 const POLL: Duration = Duration::from_millis(10);
 
-/// Starts a cluster; or, in the processes that it starts, is one of them.
-pub fn up(args: UpArgs) -> anyhow::Result<()> {
+/// Starts a cluster; or, in the processes that it starts, is one of them. `config` is where its configuration is asked to be.
+pub fn up(args: UpArgs, config: Option<PathBuf>) -> anyhow::Result<()> {
     let mut paths = Paths::of(&args.name, args.data_dir.as_deref())?;
     if let (Some(run), Some(log)) = (&args.run_dir, &args.log_dir) {
         (paths.run, paths.log) = (run.clone(), log.clone());
     }
     let Some(stage) = args.stage else {
         paths.create()?;
-        return start(&args, &paths);
+        return start(&args, &paths, config.as_deref());
     };
     // The mask of the process that started us is not ours.
     SigSet::empty().thread_set_mask()?;
@@ -86,7 +92,7 @@ fn probe(args: &UpArgs, paths: &Paths) -> anyhow::Result<()> {
     bail!("this machine refuses what a cluster needs ({why}): {advice}")
 }
 
-fn start(args: &UpArgs, paths: &Paths) -> anyhow::Result<()> {
+fn start(args: &UpArgs, paths: &Paths, config: Option<&Path>) -> anyhow::Result<()> {
     if try_lock(paths)?.is_some() {
         // Nobody runs, so it is worth trying; the keeper takes the lock for good.
         probe(args, paths)?;
@@ -97,7 +103,8 @@ fn start(args: &UpArgs, paths: &Paths) -> anyhow::Result<()> {
     command.stdin(if args.detach { Stdio::null() } else { Stdio::piped() });
     let mut keeper = command.spawn().context("cannot start the keeper")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let result = runtime.block_on(watch(args, paths, &mut keeper, began));
+    let result = runtime.block_on(watch(args, paths, config, &mut keeper, began));
+    // A demonstration that failed is looked into best while the cluster runs.
     if result.is_err() || !args.detach {
         // The end of its standard input, or this signal, ends the keeper and with it everything.
         drop(keeper.stdin.take());
@@ -109,10 +116,17 @@ fn start(args: &UpArgs, paths: &Paths) -> anyhow::Result<()> {
             print(&format!("cluster \"{}\" is down; `up` brings its objects back", args.name))?;
         }
     }
-    result
+    result?.map_or(Ok(()), |e| Err(e.context("the demonstration failed, the cluster runs")))
 }
 
-async fn watch(args: &UpArgs, paths: &Paths, keeper: &mut Child, began: Instant) -> anyhow::Result<()> {
+/// Until the cluster is ready (detached) or asked to end. What comes back is the fault of a demonstration alone.
+async fn watch(
+    args: &UpArgs,
+    paths: &Paths,
+    config: Option<&Path>,
+    keeper: &mut Child,
+    began: Instant,
+) -> anyhow::Result<Option<anyhow::Error>> {
     let out = keeper.stdout.take().context("the keeper has no output")?;
     let out = tokio::net::unix::pipe::Receiver::from_owned_fd(out.into())?;
     let mut lines = BufReader::new(out).lines();
@@ -130,32 +144,41 @@ async fn watch(args: &UpArgs, paths: &Paths, keeper: &mut Child, began: Instant)
                 Line::Failed(text) => bail!("{text}"),
                 Line::Started => break,
             },
-            _ = interrupt.recv() => return Ok(()),
-            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(None),
+            _ = terminate.recv() => return Ok(None),
         }
     }
-    let ready = all_ready(args, paths, &told);
-    tokio::pin!(ready);
-    loop {
-        tokio::select! {
-            result = &mut ready => { result?; break }
-            line = next() => match line? {
-                Line::Say(text) => told(&text)?,
-                Line::Failed(text) => bail!("{text}"),
-                Line::Started => {}
-            },
-            _ = interrupt.recv() => return Ok(()),
-            _ = terminate.recv() => return Ok(()),
+    let mut fault = None;
+    let work = async {
+        all_ready(args, paths, &told).await?;
+        let found = place(args, paths, config)?;
+        let client = connect(&paths.admin_config())?;
+        if args.demo {
+            match demo::run(&client, &told).await {
+                Ok(()) => {}
+                Err(e) if args.detach => fault = Some(e),
+                Err(e) => told(&format!("the demonstration failed: {e:#}"))?,
+            }
+        }
+        hints(args, paths, found.as_deref(), demo::known(&client).await.as_ref())
+    };
+    {
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                result = &mut work => { result?; break }
+                line = next() => match line? {
+                    Line::Say(text) => told(&text)?,
+                    Line::Failed(text) => bail!("{text}"),
+                    Line::Started => {}
+                },
+                _ = interrupt.recv() => return Ok(None),
+                _ = terminate.recv() => return Ok(None),
+            }
         }
     }
-    let config = config_path()?;
-    if let Some(dir) = config.parent().filter(|d| !d.as_os_str().is_empty()) {
-        create_private(dir).with_context(|| format!("cannot make the directory {}", dir.display()))?;
-    }
-    write_private(&config, &fs::read(paths.admin_config())?)?;
-    hints(args, &config)?;
     if args.detach {
-        return Ok(());
+        return Ok(fault);
     }
     print("Ctrl-C ends the cluster.")?;
     loop {
@@ -165,10 +188,36 @@ async fn watch(args: &UpArgs, paths: &Paths, keeper: &mut Child, began: Instant)
                 Line::Failed(text) => bail!("{text}"),
                 Line::Started => {}
             },
-            _ = interrupt.recv() => return Ok(()),
-            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(None),
+            _ = terminate.recv() => return Ok(None),
         }
     }
+}
+
+/// Puts the administrator's configuration where every command looks for it, unless another cluster's is there. What comes back is
+/// the path that commands must be told, if they must.
+fn place(args: &UpArgs, paths: &Paths, asked: Option<&Path>) -> anyhow::Result<Option<PathBuf>> {
+    let own = fs::read(paths.admin_config())
+        .with_context(|| format!("cannot read {}", paths.admin_config().display()))?;
+    let path = config::path(asked)?;
+    let existing = Kubeconfig::load(&path);
+    let found = match &existing {
+        _ if asked.is_some() || !path.exists() => Found::Nothing,
+        Ok(config) => config.server().map_or(Found::Unreadable, Found::Server),
+        Err(_) => Found::Unreadable,
+    };
+    if !may_write(&args.name, &format!("https://127.0.0.1:{}", args.api_port), found) {
+        print(&format!(
+            "{} stays as it is, it is the configuration of another cluster: give --config as below",
+            path.display()
+        ))?;
+        return Ok(Some(paths.admin_config()));
+    }
+    if let Some(dir) = path.parent().filter(|d| !d.as_os_str().is_empty()) {
+        create_private(dir).with_context(|| format!("cannot make the directory {}", dir.display()))?;
+    }
+    write_private(&path, &own)?;
+    Ok(asked.map(std::path::absolute).transpose()?)
 }
 
 /// Waits until every node is Ready, and names each as it comes.
@@ -203,20 +252,36 @@ async fn all_ready(
     bail!("not Ready within {READY:?}: {}; logs are in {}", late.join(", "), paths.log.display())
 }
 
-fn hints(args: &UpArgs, config: &std::path::Path) -> anyhow::Result<()> {
-    let me = super::own_binary()?;
-    let me = me.display();
+/// The end of a start: what can be done now.
+fn hints(
+    args: &UpArgs,
+    paths: &Paths,
+    config: Option<&Path>,
+    known: Option<&super::hints::Known>,
+) -> anyhow::Result<()> {
+    // One node asks another, where there is another.
+    let from = format!("node-{}", args.nodes.min(2));
+    let hints = Hints {
+        binary: &super::own_binary()?,
+        config,
+        name: &args.name,
+        nodes: (&from, lan::node_ip(args.nodes)),
+        known,
+    };
     print(&format!(
-        "\nCluster \"{}\" is ready; its API is https://127.0.0.1:{}, its credentials are in {}. Try:\n\
-         \x20 {me} create deployment hello --replicas 4 -- minisvc echo --port 8080\n\
-         \x20 {me} create service nodeport hello --tcp=80:8080\n\
-         \x20 {me} get nodes,pods,services,endpointslices -o wide\n\
-         \x20 {me} down --name {}",
+        "\nCluster \"{}\" is ready: {} nodes, API https://127.0.0.1:{}, logs in {}. Try:",
         args.name,
+        args.nodes,
         args.api_port,
-        config.display(),
-        args.name
-    ))
+        paths.log.display()
+    ))?;
+    for line in hints.lines() {
+        print(&format!("  {line}"))?;
+    }
+    if known.is_none() {
+        print("NODEPORT is the port that `create service` names.")?;
+    }
+    Ok(())
 }
 
 /// Stops a cluster and waits until nothing of it is left.
@@ -264,19 +329,10 @@ fn stop(name: &str, paths: &Paths) -> anyhow::Result<()> {
     }
 }
 
-/// Where every other command looks for the kubeconfig.
-fn config_path() -> anyhow::Result<PathBuf> {
-    let env = |key: &str| std::env::var_os(key).filter(|v| !v.is_empty()).map(PathBuf::from);
-    env("MINISVC_CONFIG")
-        .or_else(|| env("XDG_CONFIG_HOME").map(|d| d.join("minisvc/config")))
-        .or_else(|| env("HOME").map(|d| d.join(".config/minisvc/config")))
-        .context("no place for the kubeconfig: set MINISVC_CONFIG, XDG_CONFIG_HOME or HOME")
-}
-
 fn print(text: &str) -> anyhow::Result<()> {
-    match writeln!(std::io::stdout().lock(), "{text}") {
+    match output::line(text) {
         // Nobody reads any more: that is no reason to end a cluster.
-        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        other => Ok(other?),
+        Ok(()) | Err(output::PrintError::ReaderGone(_)) => Ok(()),
+        Err(e) => Err(e.into()),
     }
 }

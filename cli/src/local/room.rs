@@ -26,7 +26,7 @@ use super::{
     paths::{Paths, create_private},
     report::{Line, say, send},
     state::write_private,
-    supervise::{Service, Supervisor, Turn},
+    supervise::{Service, Supervisor, Turn, last_line},
 };
 
 const SERVER_START: Duration = Duration::from_secs(20);
@@ -143,14 +143,6 @@ fn credentials(server: &Machine, paths: &Paths, who: &[&str], url: &str, to: &Pa
         bail!("`minisvc server credentials` failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     write_private(to, &output.stdout)
-}
-
-/// The last error in a log, or its last line, for a message about what went wrong.
-fn last_line(log: &Path) -> String {
-    let text = fs::read_to_string(log).unwrap_or_default();
-    let error = text.lines().rfind(|l| l.starts_with("error"));
-    let line = error.or_else(|| text.lines().rfind(|l| !l.trim().is_empty())).unwrap_or("it wrote no log");
-    format!("{line} (log: {})", log.display())
 }
 
 /// Tries what a room needs, in a process that is thrown away: called as the first process of a new process-id namespace.

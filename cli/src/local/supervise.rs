@@ -1,7 +1,7 @@
 //! The room's processes: what is started, started again with back-off, and reaped.
 
 use std::{
-    fs::OpenOptions,
+    fs::{self, OpenOptions},
     io,
     os::{fd::AsFd, unix::fs::OpenOptionsExt},
     path::PathBuf,
@@ -82,10 +82,10 @@ impl<'m> Service<'m> {
             self.backoff = FIRST_BACKOFF;
         }
         super::report::say(&format!(
-            "{} ended ({how}); it starts again in {:?}. Its log: {}",
+            "{} ended ({how}), and starts again in {:?}: {}",
             self.name,
             self.backoff,
-            self.log.display()
+            last_line(&self.log)
         ));
         self.due = Some(Instant::now() + self.backoff);
         self.backoff = (self.backoff * 2).min(LAST_BACKOFF);
@@ -210,4 +210,12 @@ impl<'m> Supervisor<'m> {
         }
         Ok(())
     }
+}
+
+/// The last error in a log, or its last line, for a message about what went wrong.
+pub fn last_line(log: &std::path::Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let error = text.lines().rfind(|l| l.starts_with("error"));
+    let line = error.or_else(|| text.lines().rfind(|l| !l.trim().is_empty())).unwrap_or("it wrote no log");
+    format!("{line} (log: {})", log.display())
 }
