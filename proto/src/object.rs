@@ -57,7 +57,7 @@ impl Object {
 
     /// A typed view. Unknown fields are dropped in it, so never write it back whole: change the JSON instead.
     pub fn typed<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
-        T::deserialize(&Value::Object(self.0.clone()))
+        T::deserialize(&self.0)
     }
 
     /// `apiVersion`, or "".

@@ -7,12 +7,18 @@
 mod binding;
 pub mod columns;
 pub mod deletion;
+mod field;
+mod meta;
+mod namespace;
 pub mod nodes;
+mod pod;
 pub mod rules;
 pub mod scale;
 pub mod service;
+mod slice;
 #[cfg(test)]
 pub mod testing;
+mod workload;
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -204,6 +210,8 @@ impl Registry {
             if part == Part::Main {
                 self.prepare(key, Some(&old.object), &mut new)?;
                 rules::bump_generation(&old.object, &mut new);
+            } else if let Some(fault) = rules::wrong_type(&new) {
+                return Err(ApiError::invalid(key.resource, &key.name, vec![fault]));
             }
             if new == *old.object {
                 return Ok(old.object);

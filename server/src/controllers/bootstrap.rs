@@ -40,7 +40,9 @@ pub async fn bootstrap(registry: &Registry, advertise: SocketAddr) -> Result<(),
     let conditions = json!({"ready": true, "serving": true, "terminating": false});
     let endpoint = json!({"addresses": [advertise.ip().to_string()], "conditions": conditions});
     slice.0.insert("addressType".into(), family.into());
-    slice.0.insert("endpoints".into(), json!([endpoint]));
+    // An address that means another machine to each pod is no endpoint: the service answers nobody then.
+    let own = advertise.ip().is_loopback() || advertise.ip().is_unspecified();
+    slice.0.insert("endpoints".into(), if own { json!([]) } else { json!([endpoint]) });
     slice.0.insert("ports".into(), json!([port(advertise.port())]));
     ensure(registry, &ENDPOINT_SLICES, slice).await
 }
@@ -82,11 +84,14 @@ mod tests {
         let made = registry.revision();
         bootstrap(&registry, "10.0.0.1:7443".parse().unwrap()).await.unwrap();
         assert_eq!(registry.revision(), made, "nothing changed, so nothing was written");
+        let slice_key = ObjectKey::namespaced(&ENDPOINT_SLICES, "default", "kubernetes");
+        bootstrap(&registry, "127.0.0.1:7443".parse().unwrap()).await.unwrap();
+        assert_eq!(registry.get(&slice_key).unwrap().pointer("/endpoints"), Some(&json!([])));
         bootstrap(&registry, "10.0.0.2:8443".parse().unwrap()).await.unwrap();
         let service = registry.get(&ObjectKey::namespaced(&SERVICES, "default", "kubernetes")).unwrap();
         assert_eq!(service.str_at("/spec/clusterIP"), Some("10.96.0.1"));
         assert_eq!(service.pointer("/spec/ports/0/targetPort"), Some(&8443.into()));
-        let slice = registry.get(&ObjectKey::namespaced(&ENDPOINT_SLICES, "default", "kubernetes")).unwrap();
+        let slice = registry.get(&slice_key).unwrap();
         assert_eq!(slice.str_at("/endpoints/0/addresses/0"), Some("10.0.0.2"));
     }
 }

@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 
 use ipnet::Ipv4Net;
-use minisvc_proto::{Cause, Object};
+use minisvc_proto::{Cause, Object, selector::is_label_key};
 use serde_json::json;
 
-use super::is_unset;
+use super::{field::Field, is_unset};
 use crate::alloc::{Full, PodRange};
 
+/// What a taint may do to a pod.
+pub const EFFECTS: [&str; 3] = ["NoExecute", "NoSchedule", "PreferNoSchedule"];
 const PREFIX: &str = "/reserved/podcidrs/";
 
 fn cidr(node: &Object) -> &str {
@@ -34,6 +36,21 @@ pub fn validate(old: Option<&Object>, new: &Object, range: &PodRange) -> Vec<Cau
     if let Some(old) = old.map(cidr).filter(|c| !c.is_empty() && *c != wanted) {
         let why = format!("may not change once set (it is {old})");
         faults.push(Cause::forbidden("spec.podCIDR", &why));
+    }
+    let mut seen = BTreeSet::new();
+    for taint in Field::of(new, "spec").child("taints").items() {
+        let (key, effect) = (taint.child("key"), taint.child("effect"));
+        if !is_label_key(key.text()) {
+            faults.push(key.invalid("must be the key of a label, such as example.com/dedicated"));
+        }
+        if effect.is_set() {
+            faults.extend(effect.one_of(&EFFECTS));
+        } else {
+            faults.push(effect.required(""));
+        }
+        if !seen.insert((key.text(), effect.text())) {
+            faults.push(Cause::duplicate(&taint.path, taint.value.cloned().unwrap_or_default()));
+        }
     }
     faults
 }

@@ -7,14 +7,11 @@ use k8s_openapi::api::{
     core::v1::{Event, Namespace, Node, Pod, Service},
     discovery::v1::EndpointSlice,
 };
-use minisvc_proto::{
-    ApiError, Cause, Object, Revision,
-    names::{check_dns_1035_label, check_dns_label, check_dns_subdomain},
-    path::Target,
-};
-use serde_json::Value;
+use minisvc_proto::{ApiError, Cause, Object, Revision, path::Target};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
-use super::{Part, Ranges, is_unset, nodes, service};
+use super::{Part, Ranges, field::Field, is_unset, meta, namespace, nodes, pod, service, slice, workload};
 use crate::alloc::Full;
 
 /// Makes the object fit the collection that it is sent to: kind, namespace and a name (given, or made from generateName).
@@ -133,6 +130,14 @@ pub fn bump_generation(old: &Object, new: &mut Object) {
 
 /// Defaults and what a write inherits from the stored object.
 pub fn prepare(old: Option<&Object>, new: &mut Object) {
+    if old.is_none() {
+        // What a new object's status says is the server's business; a node speaks for itself.
+        match new.kind() {
+            "Node" | "Event" => {}
+            "Pod" => drop(new.0.insert("status".into(), json!({"phase": "Pending"}))),
+            _ => drop(new.0.remove("status")),
+        }
+    }
     match (new.kind(), old) {
         ("Service", old) => {
             // Defaults first: ports are recognised by name and protocol.
@@ -142,45 +147,68 @@ pub fn prepare(old: Option<&Object>, new: &mut Object) {
             }
         }
         ("Node", Some(old)) => nodes::inherit(old, new),
+        ("Pod", old) => {
+            pod::set_defaults(new);
+            if let Some(old) = old {
+                pod::inherit(old, new);
+            }
+        }
+        ("Deployment" | "ReplicaSet", _) => workload::set_defaults(new),
+        ("EndpointSlice", _) => slice::set_defaults(new),
+        ("Namespace", old) => namespace::set_defaults(new, old.is_none()),
         _ => {}
     }
 }
 
 /// Every fault of the object, each with its field.
 pub fn validate(old: Option<&Object>, new: &Object, ranges: &Ranges) -> Vec<Cause> {
-    let mut faults = Vec::new();
-    let name = match new.kind() {
-        "Service" => check_dns_1035_label(new.name()),
-        "Namespace" => check_dns_label(new.name()),
-        _ => check_dns_subdomain(new.name()),
-    };
-    if let Err(rule) = name {
-        faults.push(Cause::invalid("metadata.name", new.name(), rule.0));
-    }
-    let typed = match new.kind() {
-        "Service" => new.typed::<Service>().map(drop),
-        "Pod" => new.typed::<Pod>().map(drop),
-        "Node" => new.typed::<Node>().map(drop),
-        "Namespace" => new.typed::<Namespace>().map(drop),
-        "Event" => new.typed::<Event>().map(drop),
-        "EndpointSlice" => new.typed::<EndpointSlice>().map(drop),
-        "Deployment" => new.typed::<Deployment>().map(drop),
-        "ReplicaSet" => new.typed::<ReplicaSet>().map(drop),
-        _ => Ok(()),
-    };
-    if let Err(error) = typed {
-        faults.push(Cause::invalid("", new.kind(), &format!("a field has the wrong type: {error}")));
+    let mut faults = meta::validate(new);
+    if let Some(fault) = wrong_type(new) {
+        faults.push(fault);
         return faults;
     }
-    match new.kind() {
-        "Service" => {
-            faults.extend(service::validate(new, &ranges.services, &ranges.node_ports));
-            faults.extend(old.and_then(|old| service::changed_address(old, new)));
-        }
-        "Node" => faults.extend(nodes::validate(old, new, &ranges.pods)),
-        _ => {}
-    }
+    faults.extend(match new.kind() {
+        "Service" => service::validate(old, new, &ranges.services, &ranges.node_ports),
+        "Node" => nodes::validate(old, new, &ranges.pods),
+        "Pod" => pod::validate(old, new),
+        "Deployment" | "ReplicaSet" => workload::validate(old, new),
+        "EndpointSlice" => slice::validate(old, new),
+        "Event" => event_namespace(new).into_iter().collect(),
+        _ => Vec::new(),
+    });
     faults
+}
+
+/// The first field whose value is of another type than its kind says.
+pub fn wrong_type(object: &Object) -> Option<Cause> {
+    fn check<T: DeserializeOwned>(object: &Object) -> Option<Cause> {
+        let error = serde_path_to_error::deserialize::<_, T>(&object.0).err()?;
+        Some(Cause {
+            reason: "FieldValueTypeInvalid".into(),
+            message: format!("Invalid value: {}", error.inner()),
+            field: error.path().to_string(),
+        })
+    }
+    match object.kind() {
+        "Service" => check::<Service>(object),
+        "Pod" => check::<Pod>(object),
+        "Node" => check::<Node>(object),
+        "Namespace" => check::<Namespace>(object),
+        "Event" => check::<Event>(object),
+        "EndpointSlice" => check::<EndpointSlice>(object),
+        "Deployment" => check::<Deployment>(object),
+        "ReplicaSet" => check::<ReplicaSet>(object),
+        _ => None,
+    }
+}
+
+/// An event stands in the namespace of what it is about; what is in no namespace has its events in `default`.
+/// [pkg/apis/core/validation/events.go]
+fn event_namespace(event: &Object) -> Option<Cause> {
+    let about = Field::of(event, "involvedObject").child("namespace");
+    let own = event.namespace().unwrap_or("default");
+    let wanted = if about.text().is_empty() { "default" } else { about.text() };
+    (own != wanted).then(|| about.invalid("does not match event.namespace"))
 }
 
 /// What the object holds in the store besides itself.

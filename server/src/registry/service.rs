@@ -3,13 +3,18 @@
 
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
-use minisvc_proto::{Cause, Object, names::check_dns_label};
+use minisvc_proto::{
+    Cause, Object,
+    names::{check_dns_label, check_dns_subdomain},
+    selector::is_label_key,
+};
 use serde_json::{Map, Value, json};
 
+use super::{field::Field, meta};
 use crate::alloc::{NodePortRange, ServiceRange};
 
 const TYPES: [&str; 4] = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
-const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
+const PROTOCOLS: [&str; 2] = ["TCP", "UDP"];
 const DEFAULT_AFFINITY_SECONDS: u64 = 10800;
 
 fn text<'a>(map: &'a Map<String, Value>, field: &str) -> &'a str {
@@ -76,11 +81,21 @@ pub fn set_defaults(service: &mut Object) {
 /// On an update, what the user left out keeps its stored value, so that applying the original manifest again succeeds; a
 /// change to a type that has no such values drops them. [pkg/registry/core/service/strategy.go]
 pub fn inherit(old: &Object, new: &mut Object) {
+    drop_sent_back(old, new);
     if service_type(new) == "ExternalName" {
         for field in ["clusterIP", "clusterIPs"] {
             new.spec_mut().remove(field);
         }
         return;
+    }
+    let sent = |o: &Object, field: &str| spec(o).and_then(|s| s.get(field)).cloned();
+    if sent(new, "clusterIP") != sent(old, "clusterIP") && sent(new, "clusterIPs") == sent(old, "clusterIPs")
+    {
+        // The older of the two fields was edited: the other follows it. [NormalizeClusterIPs]
+        new.spec_mut().remove("clusterIPs");
+        if let Some(ip) = sent(new, "clusterIP").filter(|ip| ip.as_str().is_some_and(|ip| !ip.is_empty())) {
+            new.spec_mut().insert("clusterIPs".into(), json!([ip]));
+        }
     }
     if service_type(old) != "ExternalName" {
         for field in ["clusterIP", "clusterIPs"] {
@@ -111,6 +126,30 @@ pub fn inherit(old: &Object, new: &mut Object) {
     }
 }
 
+/// What a former type had and the new one has not goes, where the user only sent back what stood there.
+/// [pkg/registry/core/service/strategy.go, dropTypeDependentFields]
+fn drop_sent_back(old: &Object, new: &mut Object) {
+    let external = service_type(new) == "ExternalName";
+    let left = |had: bool, has: bool| had && !has;
+    let reachable = left(has_node_ports(old), has_node_ports(new));
+    let inner = left(service_type(old) != "ExternalName", !external);
+    for (field, gone) in [
+        ("externalTrafficPolicy", reachable),
+        ("internalTrafficPolicy", inner),
+        ("ipFamilies", inner),
+        ("ipFamilyPolicy", inner),
+    ] {
+        if gone && spec(old).and_then(|s| s.get(field)) == spec(new).and_then(|s| s.get(field)) {
+            new.spec_mut().remove(field);
+        }
+    }
+    if left(service_type(old) == "LoadBalancer", service_type(new) == "LoadBalancer")
+        && let Some(status) = new.0.get_mut("status").and_then(Value::as_object_mut)
+    {
+        status.remove("loadBalancer");
+    }
+}
+
 fn port_number(value: Option<&Value>) -> Option<u16> {
     value.and_then(Value::as_u64).and_then(|n| u16::try_from(n).ok()).filter(|n| *n > 0)
 }
@@ -118,9 +157,15 @@ fn port_number(value: Option<&Value>) -> Option<u16> {
 const PORT_RULE: &str = "must be between 1 and 65535, inclusive";
 
 /// Every fault of a defaulted Service, each with its field.
-pub fn validate(service: &Object, ips: &ServiceRange, ports: &NodePortRange) -> Vec<Cause> {
+pub fn validate(
+    old: Option<&Object>,
+    service: &Object,
+    ips: &ServiceRange,
+    ports: &NodePortRange,
+) -> Vec<Cause> {
     let Some(spec) = spec(service) else { return vec![Cause::required("spec", "")] };
-    let mut faults = Vec::new();
+    let mut faults: Vec<Cause> = old.and_then(|old| changed_address(old, service)).into_iter().collect();
+    meta::labels(&Field::of(service, "spec").child("selector"), &mut faults);
     let kind = text(spec, "type");
     if !TYPES.contains(&kind) {
         faults.push(Cause::not_supported("spec.type", kind, &TYPES));
@@ -139,6 +184,7 @@ pub fn validate(service: &Object, ips: &ServiceRange, ports: &NodePortRange) -> 
             faults.push(Cause::invalid(field, value, "must be greater than 0 and less than 86400"));
         }
     }
+    validate_reach(service, &mut faults);
     let headless = text(spec, "clusterIP") == "None";
     validate_cluster_ip(spec, kind, ips, &mut faults);
     let empty = Vec::new();
@@ -150,11 +196,66 @@ pub fn validate(service: &Object, ips: &ServiceRange, ports: &NodePortRange) -> 
     faults
 }
 
+/// IP families, traffic policies and addresses of the outside: what the dataplane has, and refusals of what it has not.
+fn validate_reach(service: &Object, faults: &mut Vec<Cause>) {
+    let spec = Field::of(service, "spec");
+    let external = spec.child("type").text() == "ExternalName";
+    let policy = spec.child("ipFamilyPolicy");
+    faults.extend(policy.one_of(&["SingleStack", "PreferDualStack", "RequireDualStack"]));
+    if policy.text() == "RequireDualStack" {
+        faults.push(policy.invalid("this cluster is not configured for dual-stack services"));
+    }
+    for family in spec.child("ipFamilies").items() {
+        if !["IPv4", "IPv6"].contains(&family.text()) {
+            faults.extend(family.one_of(&["IPv4", "IPv6"]));
+        } else if family.text() != "IPv4" {
+            faults.push(family.invalid("not configured on this cluster"));
+        }
+    }
+    for (i, ip) in spec.child("clusterIPs").items().enumerate() {
+        if i > 0 {
+            faults.push(ip.invalid("this cluster has one IP family, so a service has one address"));
+        } else if ip.text() != spec.child("clusterIP").text() && !external {
+            faults.push(ip.invalid("first value must match `clusterIP`"));
+        }
+    }
+    let policies = ["internalTrafficPolicy", "externalTrafficPolicy"].map(|f| spec.child(f));
+    for policy in policies.iter().filter(|p| p.is_set()) {
+        if policy.text() == "Local" {
+            faults.push(
+                policy.invalid("only Cluster can be had: every node forwards to the pods of all nodes"),
+            );
+        } else {
+            faults.extend(policy.one_of(&["Cluster", "Local"]));
+        }
+    }
+    let addresses = spec.child("externalIPs");
+    let reachable = matches!(spec.child("type").text(), "NodePort" | "LoadBalancer") || addresses.is_set();
+    if policies[1].is_set() && !reachable {
+        let why = "may only be set for externally-accessible services";
+        faults.push(policies[1].invalid(why));
+    }
+    let health = spec.child("healthCheckNodePort");
+    if health.is_set() {
+        faults.push(health.forbidden(
+            "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'",
+        ));
+    }
+    if addresses.is_set() {
+        faults.push(
+            addresses.forbidden("addresses that are not the nodes' own are not supported: use type NodePort"),
+        );
+    }
+}
+
 fn validate_cluster_ip(spec: &Map<String, Value>, kind: &str, ips: &ServiceRange, faults: &mut Vec<Cause>) {
     let ip = text(spec, "clusterIP");
     if kind == "ExternalName" {
-        if text(spec, "externalName").is_empty() {
+        let name = text(spec, "externalName");
+        if name.is_empty() {
             faults.push(Cause::required("spec.externalName", ""));
+        } else if let Err(rule) = check_dns_subdomain(name.strip_suffix('.').unwrap_or(name)) {
+            faults.push(Cause::invalid("spec.externalName", name, rule.0));
         }
         if !ip.is_empty() {
             faults.push(Cause::forbidden("spec.clusterIPs", "may not be set for ExternalName services"));
@@ -179,6 +280,10 @@ fn validate_cluster_ip(spec: &Map<String, Value>, kind: &str, ips: &ServiceRange
                      of valid IPs is {}",
                     ips.net()
                 );
+                faults.push(Cause::invalid("spec.clusterIPs", json!([ip]), &why));
+            }
+            Ok(addr) if addr == ips.dns() => {
+                let why = format!("failed to allocate IP {ip}: it is the address of the cluster's DNS");
                 faults.push(Cause::invalid("spec.clusterIPs", json!([ip]), &why));
             }
             Ok(_) => {}
@@ -207,6 +312,14 @@ fn validate_ports(list: &[Value], kind: &str, range: &NodePortRange, faults: &mu
         let protocol = text(port, "protocol");
         if !PROTOCOLS.contains(&protocol) {
             faults.push(Cause::not_supported(at("protocol"), protocol, &PROTOCOLS));
+        }
+        let app = text(port, "appProtocol");
+        if !app.is_empty() && !is_label_key(app) {
+            faults.push(Cause::invalid(
+                at("appProtocol"),
+                app,
+                "must be a name such as http or example.com/proto",
+            ));
         }
         match port_number(port.get("port")) {
             None => {
@@ -251,7 +364,7 @@ fn validate_ports(list: &[Value], kind: &str, range: &NodePortRange, faults: &mu
 }
 
 /// validation.IsValidPortName.
-fn is_port_name(name: &str) -> bool {
+pub fn is_port_name(name: &str) -> bool {
     (1..=15).contains(&name.len())
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
         && name.contains(|c: char| c.is_ascii_lowercase())
@@ -273,7 +386,7 @@ pub fn reservations(service: &Object) -> BTreeSet<String> {
 }
 
 /// The fault of changing an address that is given for life; moving to and from ExternalName changes it.
-pub fn changed_address(old: &Object, new: &Object) -> Option<Cause> {
+fn changed_address(old: &Object, new: &Object) -> Option<Cause> {
     let ip = |o: &Object| o.str_at("/spec/clusterIP").unwrap_or("").to_owned();
     let is_name = |o: &Object| service_type(o) == "ExternalName";
     let changed = ip(old) != ip(new) && !ip(old).is_empty() && !is_name(old) && !is_name(new);

@@ -140,9 +140,17 @@ async fn a_dry_run_reserves_nothing_and_a_fault_leaves_nothing() {
     create(&registry, service("b", 30100)).await.unwrap();
     let error = create(&registry, service("c", 80)).await.unwrap_err();
     assert_eq!((error.code, registry.list(&SERVICES, None).1.len()), (422, 1));
-    let big = object(json!({"metadata": {"name": "big", "annotations": {"a": "x".repeat(MAX_OBJECT_BYTES)}},
-        "spec": {"ports": [{"port": 1}]}}));
+    let big = object(
+        json!({"metadata": {"name": "big"}, "spec": {"ports": [{"port": 1}], "x": "x".repeat(MAX_OBJECT_BYTES)}}),
+    );
     assert_eq!(create(&registry, big).await.unwrap_err().code, 413);
+    let odd = object(json!({"metadata": {"name": "odd"}, "spec": {"ports": [{"port": "web"}]}}));
+    let error = create(&registry, odd).await.unwrap_err();
+    let cause = &error.details.as_ref().unwrap().causes[0];
+    assert_eq!(
+        (cause.field.as_str(), cause.reason.as_str()),
+        ("spec.ports[0].port", "FieldValueTypeInvalid")
+    );
     let lost = Target::collection(&SERVICES, Some("nowhere"));
     let error = registry.create(&lost, service("a", 0), WriteOptions::default()).await.unwrap_err();
     assert_eq!(error.message, "namespaces \"nowhere\" not found");
@@ -152,7 +160,7 @@ async fn a_dry_run_reserves_nothing_and_a_fault_leaves_nothing() {
 async fn a_pod_on_a_node_is_marked_first_and_the_time_only_shrinks() {
     let registry = registry().await;
     let pod = object(
-        json!({"metadata": {"generateName": "p-"}, "spec": {"nodeName": "n1", "containers": [{"name": "c"}]}}),
+        json!({"metadata": {"generateName": "p-"}, "spec": {"nodeName": "n1", "containers": [{"name": "c", "command": ["true"]}]}}),
     );
     let target = Target::collection(&PODS, Some("default"));
     let pod = registry.create(&target, pod, WriteOptions::default()).await.unwrap();

@@ -283,8 +283,7 @@ async fn what_is_too_large_is_413_before_and_after_it_is_read() {
     let plain = api.plain(true);
     let with_note = |bytes: usize| {
         let note = "x".repeat(bytes);
-        json!({"metadata": {"name": "big", "annotations": {"note": note}}, "spec": {"ports": [{"port": 80}]}})
-            .to_string()
+        json!({"metadata": {"name": "big"}, "spec": {"note": note, "ports": [{"port": 80}]}}).to_string()
     };
     for (bytes, words) in [(4 << 20, "limit is 3145728 bytes"), (2 << 20, "at most 1572864 can be stored")] {
         let (code, status) = plain.answer(Method::POST, SERVICES, JSON, with_note(bytes)).await;
@@ -294,7 +293,7 @@ async fn what_is_too_large_is_413_before_and_after_it_is_read() {
     // A patch of a few bytes may not take an object over the limit either.
     let (code, _) = plain.answer(Method::POST, SERVICES, JSON, with_note(1_400_000)).await;
     assert_eq!(code, 201);
-    let more = json!({"metadata": {"annotations": {"more": "x".repeat(300_000)}}}).to_string();
+    let more = json!({"spec": {"more": "x".repeat(300_000)}}).to_string();
     let patch = format!("{SERVICES}/big");
     let (code, _) = plain.answer(Method::PATCH, &patch, "application/merge-patch+json", more).await;
     assert_eq!(code, 413);

@@ -15,7 +15,7 @@ fn faults(spec: Value) -> Vec<String> {
     let mut s = service(spec);
     set_defaults(&mut s);
     let (ips, ports) = ranges();
-    validate(&s, &ips, &ports).iter().map(ToString::to_string).collect()
+    validate(None, &s, &ips, &ports).iter().map(ToString::to_string).collect()
 }
 
 #[test]
@@ -69,7 +69,39 @@ fn each_fault_names_its_field_and_the_rule() {
         (json!({"type": "ExternalName"}), "spec.externalName: Required value"),
         (
             json!({"ports": [{"port": 80, "protocol": "ICMP"}]}),
-            "spec.ports[0].protocol: Unsupported value: \"ICMP\": supported values: \"SCTP\", \"TCP\", \"UDP\"",
+            "spec.ports[0].protocol: Unsupported value: \"ICMP\": supported values: \"TCP\", \"UDP\"",
+        ),
+        (
+            json!({"clusterIP": "10.96.0.10", "ports": [{"port": 80}]}),
+            "spec.clusterIPs: Invalid value: [\"10.96.0.10\"]: failed to allocate IP 10.96.0.10: it is the address of the cluster's DNS",
+        ),
+        (
+            json!({"clusterIP": "10.96.7.7", "clusterIPs": ["10.96.7.8"], "ports": [{"port": 80}]}),
+            "spec.clusterIPs[0]: Invalid value: \"10.96.7.8\": first value must match `clusterIP`",
+        ),
+        (
+            json!({"ipFamilyPolicy": "RequireDualStack", "ports": [{"port": 80}]}),
+            "spec.ipFamilyPolicy: Invalid value: \"RequireDualStack\": this cluster is not configured for dual-stack services",
+        ),
+        (
+            json!({"ipFamilies": ["IPv6"], "ports": [{"port": 80}]}),
+            "spec.ipFamilies[0]: Invalid value: \"IPv6\": not configured on this cluster",
+        ),
+        (
+            json!({"type": "NodePort", "externalTrafficPolicy": "Local", "ports": [{"port": 80}]}),
+            "spec.externalTrafficPolicy: Invalid value: \"Local\": only Cluster can be had: every node forwards to the pods of all nodes",
+        ),
+        (
+            json!({"externalTrafficPolicy": "Cluster", "ports": [{"port": 80}]}),
+            "spec.externalTrafficPolicy: Invalid value: \"Cluster\": may only be set for externally-accessible services",
+        ),
+        (
+            json!({"externalIPs": ["192.0.2.1"], "externalTrafficPolicy": "", "ports": [{"port": 80}]}),
+            "spec.externalIPs: Forbidden: addresses that are not the nodes' own are not supported: use type NodePort",
+        ),
+        (
+            json!({"type": "ExternalName", "externalName": "a_b"}),
+            "spec.externalName: Invalid value: \"a_b\": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')",
         ),
     ] {
         assert_eq!(faults(spec.clone()), [expected], "{spec}");
@@ -77,7 +109,8 @@ fn each_fault_names_its_field_and_the_rule() {
     assert!(faults(json!({"clusterIP": "10.97.0.1", "ports": [{"port": 80}]}))[0].contains("10.96.0.0/16"));
     for good in [
         json!({"clusterIP": "None"}),
-        json!({"type": "ExternalName", "externalName": "db.example.com"}),
+        json!({"type": "ExternalName", "externalName": "db.example.com."}),
+        json!({"ipFamilyPolicy": "PreferDualStack", "ports": [{"port": 80}]}),
         json!({"ports": [{"port": 53, "name": "a"}, {"port": 53, "protocol": "UDP", "name": "b", "targetPort": "dns-udp"}]}),
     ] {
         assert_eq!(faults(good.clone()), Vec::<String>::new(), "{good}");

@@ -1,0 +1,198 @@
+//! One container: defaults and rules.
+
+use std::collections::BTreeSet;
+
+use minisvc_proto::{Cause, names::check_dns_label};
+use serde_json::{Map, Value};
+
+use super::{super::service::is_port_name, Field, refuse, security, set_default};
+
+/// Fields of a container that would change what it does and cannot be had, with the reason.
+const REFUSED: [(&str, &str); 12] = [
+    ("envFrom", "there are no ConfigMaps and Secrets: name each variable in env"),
+    ("volumeMounts", "volumes are not supported: a pod sees the node's file system, with /tmp of its own"),
+    ("volumeDevices", "volumes are not supported"),
+    ("lifecycle", "hooks are not supported: handle SIGTERM in the program"),
+    ("livenessProbe", "liveness probes are not supported: a program that ends is started again"),
+    ("startupProbe", "startup probes are not supported: use readinessProbe"),
+    ("resources.limits", "nobody enforces limits: leave them out"),
+    ("resources.requests", "nobody reserves resources: leave them out"),
+    ("resources.claims", "resource claims are not supported"),
+    ("restartPolicy", "a container of its own restart policy is not supported: set the pod's"),
+    ("stdin", "a container reads nothing from its standard input"),
+    ("tty", "a container has no terminal: use `minisvc exec -t`"),
+];
+
+/// Field paths that an environment variable may take its value from; labels and annotations by key as well.
+const FIELD_PATHS: [&str; 9] = [
+    "metadata.name",
+    "metadata.namespace",
+    "metadata.uid",
+    "spec.nodeName",
+    "spec.serviceAccountName",
+    "status.hostIP",
+    "status.hostIPs",
+    "status.podIP",
+    "status.podIPs",
+];
+
+const PORT_RULE: &str = "must be between 1 and 65535, inclusive";
+
+/// Fills what the user left out.
+pub fn set_defaults(container: &mut Map<String, Value>) {
+    for port in container.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(port) = port.as_object_mut() {
+            set_default(port, "protocol", "TCP".into());
+        }
+    }
+    if let Some(probe) = container.get_mut("readinessProbe").and_then(Value::as_object_mut) {
+        for (field, value) in
+            [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)]
+        {
+            // 0 means that the user left it out. [SetDefaults_Probe]
+            if probe.get(field).and_then(Value::as_i64) == Some(0) {
+                probe.remove(field);
+            }
+            set_default(probe, field, value.into());
+        }
+        if let Some(get) = probe.get_mut("httpGet").and_then(Value::as_object_mut) {
+            set_default(get, "path", "/".into());
+            set_default(get, "scheme", "HTTP".into());
+        }
+    }
+    for variable in container.get_mut("env").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(field) = variable.pointer_mut("/valueFrom/fieldRef").and_then(Value::as_object_mut) {
+            set_default(field, "apiVersion", "v1".into());
+        }
+    }
+}
+
+/// Every fault of a container. `names` and `port_names` are those of the containers before it.
+pub fn validate<'a>(
+    container: &Field<'a>,
+    names: &mut BTreeSet<&'a str>,
+    port_names: &mut BTreeSet<&'a str>,
+    faults: &mut Vec<Cause>,
+) {
+    let name = container.child("name");
+    if name.text().is_empty() {
+        faults.push(name.required(""));
+    } else if let Err(rule) = check_dns_label(name.text()) {
+        faults.push(name.invalid(rule.0));
+    } else if !names.insert(name.text()) {
+        faults.push(Cause::duplicate(&name.path, name.text()));
+    }
+    let image = container.child("image");
+    if !["", "host"].contains(&image.text()) {
+        faults.push(image.invalid(
+            "minisvc pulls no images: a pod runs the programs of the node's own file system; leave image out, or \
+             write \"host\"",
+        ));
+    }
+    let command = container.child("command");
+    if !command.is_set() {
+        faults.push(command.required("there is no image that could bring one: name the program to run"));
+    }
+    refuse(container, &REFUSED, faults);
+    security(&container.child("securityContext"), faults);
+    for port in container.child("ports").items() {
+        let number = port.child("containerPort");
+        match number.number() {
+            None => faults.push(number.required("")),
+            Some(1..=65535) => {}
+            Some(_) => faults.push(number.invalid(PORT_RULE)),
+        }
+        let name = port.child("name");
+        if name.is_set() && !is_port_name(name.text()) {
+            faults.push(name.invalid(
+                "must be an IANA service name: at most 15 characters of a-z, 0-9 and '-', with a letter in it",
+            ));
+        } else if name.is_set() && !port_names.insert(name.text()) {
+            faults.push(Cause::duplicate(&name.path, name.text()));
+        }
+        faults.extend(port.child("protocol").one_of(&["SCTP", "TCP", "UDP"]));
+        for field in ["hostPort", "hostIP"].map(|f| port.child(f)).into_iter().filter(Field::is_set) {
+            faults.push(field.forbidden("a pod takes no ports of its node: use a service of type NodePort"));
+        }
+    }
+    for variable in container.child("env").items() {
+        env(&variable, faults);
+    }
+    let probe = container.child("readinessProbe");
+    if probe.value.is_some() {
+        readiness(&probe, container, faults);
+    }
+}
+
+fn env(variable: &Field<'_>, faults: &mut Vec<Cause>) {
+    let name = variable.child("name");
+    if name.text().is_empty() {
+        faults.push(name.required(""));
+    } else if name.text().contains(['=', '\0']) {
+        faults.push(name.invalid("an environment variable's name must not contain '='"));
+    }
+    let from = variable.child("valueFrom");
+    if from.value.is_none() {
+        return;
+    }
+    if variable.child("value").is_set() {
+        faults.push(from.invalid("may not be specified when `value` is not empty"));
+    }
+    for field in ["configMapKeyRef", "secretKeyRef", "resourceFieldRef", "fileKeyRef"] {
+        let field = from.child(field);
+        if field.value.is_some() {
+            faults.push(
+                field.forbidden("only fieldRef can be had: there are no ConfigMaps, Secrets and resources"),
+            );
+        }
+    }
+    let path = from.child("fieldRef").child("fieldPath");
+    if from.child("fieldRef").value.is_some() {
+        let keyed = ["metadata.labels['", "metadata.annotations['"]
+            .iter()
+            .any(|p| path.text().strip_prefix(p).is_some_and(|rest| rest.ends_with("']")));
+        if !keyed && !FIELD_PATHS.contains(&path.text()) {
+            faults.push(Cause::not_supported(&path.path, path.text(), &FIELD_PATHS));
+        }
+    }
+}
+
+fn readiness(probe: &Field<'_>, container: &Field<'_>, faults: &mut Vec<Cause>) {
+    let handlers = ["httpGet", "tcpSocket", "exec", "grpc"].map(|h| probe.child(h));
+    let set: Vec<_> = handlers.iter().filter(|h| h.value.is_some()).collect();
+    match set.as_slice() {
+        [] => faults.push(probe.required("must specify a handler type: httpGet or tcpSocket")),
+        [_] => {}
+        [_, more, ..] => faults.push(more.forbidden("may not specify more than 1 handler type")),
+    }
+    for handler in &handlers[2..] {
+        if handler.value.is_some() {
+            faults.push(handler.forbidden("this kind of probe is not supported: use httpGet or tcpSocket"));
+        }
+    }
+    for handler in handlers[..2].iter().filter(|h| h.value.is_some()) {
+        let port = handler.child("port");
+        let named = container.child("ports").items().any(|p| p.child("name").text() == port.text());
+        match port.value {
+            None => faults.push(port.required("")),
+            Some(Value::String(name)) if !name.is_empty() && !named => {
+                faults.push(port.invalid("no port of this container has that name"));
+            }
+            Some(Value::Number(n)) if !n.as_u64().is_some_and(|n| (1..=65535).contains(&n)) => {
+                faults.push(port.invalid(PORT_RULE));
+            }
+            _ => {}
+        }
+    }
+    faults.extend(probe.child("httpGet").child("scheme").one_of(&["HTTP"]));
+    faults.extend(probe.child("initialDelaySeconds").at_least(0));
+    for field in ["timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"] {
+        faults.extend(probe.child(field).at_least(1));
+    }
+}
+
+/// A container of a program, for tests.
+#[cfg(test)]
+pub fn example() -> Value {
+    serde_json::json!({"name": "c", "command": ["true"]})
+}
