@@ -8,6 +8,7 @@ mod body;
 mod call;
 mod discovery;
 mod nodes;
+mod proxy;
 mod query;
 mod verbs;
 mod watch;
@@ -37,6 +38,8 @@ pub struct Edge {
     pub registry: Registry,
     /// What the nodes said last.
     pub progress: Arc<Progress>,
+    /// How to speak with the agents.
+    pub agents: Arc<rustls::ClientConfig>,
     /// Ends watches and other answers without an end.
     pub shutdown: CancellationToken,
 }
@@ -86,7 +89,7 @@ async fn dispatch(edge: &Arc<Edge>, user: &User, request: Request) -> Result<Res
         }
         Call::NodeExec(node) => {
             access::check(user, &Question::NodeExec(&node), |_| None)?;
-            Err(ApiError::new(Reason::ServiceUnavailable, "commands on nodes are not served"))
+            proxy::node(edge, &node, &query, request).await
         }
         Call::Progress { namespace, name } => {
             access::check(user, &Question::Progress, |_| None)?;

@@ -128,6 +128,7 @@ pub async fn run(config: ServerConfig, shutdown: CancellationToken) -> Result<()
 pub struct Server {
     registry: Registry,
     tls: rustls::ServerConfig,
+    agents: Arc<rustls::ClientConfig>,
     listener: TcpListener,
     address: SocketAddr,
     /// What clients may cost.
@@ -148,6 +149,7 @@ impl Server {
         let (names, ips) = reached_by(&config, &ranges);
         let pki = Pki::open(&pki_dir(&config.data_dir), &names, &ips)?;
         let tls = pki.server_config()?;
+        let agents = Arc::new(pki.client_config_for_agents()?);
         let registry = Registry::new(cache, ranges);
         // Late: whoever can connect is served.
         let failed = |source| ServerError::Listen { address: config.listen, source };
@@ -155,7 +157,7 @@ impl Server {
         let address = listener.local_addr().map_err(failed)?;
         controllers::bootstrap(&registry, SocketAddr::new(config.advertise, address.port())).await?;
         tracing::info!("the API is at https://{address}, its data in {}", config.data_dir.display());
-        Ok(Server { registry, tls, listener, address, limits: Limits::default() })
+        Ok(Server { registry, tls, agents, listener, address, limits: Limits::default() })
     }
 
     /// Where the API is served.
@@ -169,7 +171,8 @@ impl Server {
         // The end of a part ends the others with it.
         let shutdown = shutdown.child_token();
         let mut parts = controllers::start(self.registry.clone(), progress.clone(), shutdown.clone());
-        let edge = Edge { registry: self.registry, progress, shutdown: shutdown.clone() };
+        let edge =
+            Edge { registry: self.registry, progress, agents: self.agents, shutdown: shutdown.clone() };
         let router = http::router(Arc::new(edge));
         let serving = tls::serve(self.listener, Arc::new(self.tls), router, self.limits, shutdown.clone());
         let mut serving = pin!(serving);

@@ -19,3 +19,9 @@ mod tables;
 
 #[path = "api/bad_input.rs"]
 mod bad_input;
+
+#[path = "api/proxies.rs"]
+mod proxies;
+
+#[path = "api/lifetime.rs"]
+mod lifetime;

@@ -111,7 +111,7 @@ fn verb(method: &Method, target: &Target, query: &Query) -> Result<Verb, ApiErro
     })
 }
 
-pub(super) fn not_allowed() -> ApiError {
+fn not_allowed() -> ApiError {
     ApiError::new(Reason::MethodNotAllowed, "the server does not allow this method on the requested resource")
 }
 

@@ -13,7 +13,8 @@ use super::{
     accept::Form,
     access::{self, Question},
     answer, body,
-    call::{self, Verb},
+    call::Verb,
+    proxy,
     query::{Query, Selection},
     watch,
 };
@@ -56,7 +57,7 @@ pub async fn run(
         }
         Verb::Patch => patch(edge, &target, &query, request).await,
         Verb::Delete => delete(edge, &target, &query, request).await,
-        Verb::Connect => Err(call::not_allowed()),
+        Verb::Connect => proxy::pod(edge, &target, &query, request).await,
     }
 }
 

@@ -310,9 +310,9 @@ async fn a_body_that_is_cut_short_makes_nothing() {
     stream.write_all(head.as_bytes()).await.unwrap();
     stream.shutdown().await.unwrap();
     let mut answer = String::new();
+    // The connection may end without a word of TLS; what counts is what was said before.
     let _ = stream.read_to_string(&mut answer).await;
-    // hyper may have nobody left to answer to; if it answers, it is the Status.
-    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("the body was cut short"), "{answer}");
     let (_, list) = api.plain(true).get(SERVICES).await;
     assert_eq!(list["items"], json!([]));
     api.end().await;

@@ -1,6 +1,6 @@
 //! A server of its own for each test, in a directory that goes with it.
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{fs, net::Ipv4Addr, sync::Arc};
 
 use minisvc_proto::{
     NodeName, Object,
@@ -45,7 +45,28 @@ impl Api {
     }
 
     pub async fn start_with(limits: Limits) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let api = Self::start_in(tempfile::tempdir().unwrap(), limits).await;
+        api.create("/api/v1/namespaces", json!({"metadata": {"name": "test"}})).await;
+        api
+    }
+
+    /// Another server on the data as they are now: what is left after a kill -9 at this moment.
+    pub async fn start_on_copy(&self) -> Self {
+        Self::start_in(self.copy(), Limits::default()).await
+    }
+
+    /// The data as they are now.
+    pub fn copy(&self) -> TempDir {
+        let copy = tempfile::tempdir().unwrap();
+        for file in ["store/db", "store/conf", "store/acknowledged", "pki/ca.crt", "pki/ca.key"] {
+            let to = copy.path().join(file);
+            fs::create_dir_all(to.parent().unwrap()).unwrap();
+            fs::copy(self.dir.path().join(file), to).unwrap();
+        }
+        copy
+    }
+
+    async fn start_in(dir: TempDir, limits: Limits) -> Self {
         let mut server = Server::open(config(&dir)).await.unwrap();
         server.limits = limits;
         let url = format!("https://{}", server.address());
@@ -53,12 +74,10 @@ impl Api {
         let admin = client(&pki.kubeconfig(&pki.issue_admin().unwrap(), &url).unwrap());
         let stop = CancellationToken::new();
         let served = tokio::spawn(server.serve(stop.clone()));
-        let api = Api { dir, url, admin, stop, served };
-        api.create("/api/v1/namespaces", json!({"metadata": {"name": "test"}})).await;
-        api
+        Api { dir, url, admin, stop, served }
     }
 
-    fn pki(&self) -> Pki {
+    pub fn pki(&self) -> Pki {
         Pki::load(&pki_dir(self.dir.path())).unwrap()
     }
 
@@ -169,4 +188,15 @@ pub fn service(name: &str) -> Value {
     json!({"metadata": {"name": name, "labels": {"app": name}}, "spec": {"selector": {"app": name}, "ports": [{"port": 80}]}})
 }
 
+pub fn pod(name: &str, node: &str) -> Value {
+    let containers =
+        json!([{"name": "main", "command": ["minisvc", "echo"]}, {"name": "side", "command": ["true"]}]);
+    let mut pod = json!({"metadata": {"name": name}, "spec": {"containers": containers}});
+    if !node.is_empty() {
+        pod["spec"]["nodeName"] = node.into();
+    }
+    pod
+}
+
+pub const PODS: &str = "/api/v1/namespaces/test/pods";
 pub const SERVICES: &str = "/api/v1/namespaces/test/services";

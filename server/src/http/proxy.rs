@@ -1,0 +1,230 @@
+//! Logs and commands: what the server asks of the agents for its clients. Bytes are passed on as they come; of a WebSocket
+//! only its handshake is seen here.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::{body::Body, extract::Request, response::Response};
+use futures::StreamExt;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri,
+    header::{
+        CONNECTION, CONTENT_TYPE, HOST, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
+        SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+    },
+};
+use hyper::{body::Incoming, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use minisvc_proto::{
+    ApiError, Object, ObjectKey, Reason,
+    path::Target,
+    resource::{NODES, PODS},
+};
+use rustls_pki_types::ServerName;
+use serde_json::Value;
+use tokio::{io::copy_bidirectional, net::TcpStream, time::timeout};
+use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
+
+use super::{Edge, query::Query};
+
+/// The port of the agents' API, of a node that names no other.
+const AGENT_PORT: u16 = 10250;
+/// How long a connection to an agent may take, TLS included.
+const CONNECT_TIME: Duration = Duration::from_secs(3);
+/// How long an agent may take to begin its answer.
+const ANSWER_TIME: Duration = Duration::from_secs(10);
+
+/// What passes in a WebSocket's handshake, either way.
+const HANDSHAKE: [HeaderName; 7] = [
+    CONNECTION,
+    UPGRADE,
+    SEC_WEBSOCKET_ACCEPT,
+    SEC_WEBSOCKET_EXTENSIONS,
+    SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_PROTOCOL,
+    SEC_WEBSOCKET_VERSION,
+];
+
+/// A pod's log, or a command in a pod.
+pub async fn pod(
+    edge: &Edge,
+    target: &Target,
+    query: &Query,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let key = target.key().ok_or_else(ApiError::no_such_path)?;
+    let pod = edge.registry.get(&key)?;
+    let container = container(&pod, query.get("container"))?;
+    let node = pod.str_at("/spec/nodeName").filter(|n| !n.is_empty()).ok_or_else(|| {
+        ApiError::bad_request(format!(
+            "pod {} is on no node yet, so there is nothing to speak with",
+            key.name
+        ))
+    })?;
+    let place = format!("{}/{}/{container}", key.namespace.as_deref().unwrap_or("default"), key.name);
+    if target.subresource.as_deref() == Some("exec") {
+        return exec(edge, node, &format!("/exec/{place}"), query, request).await;
+    }
+    for flag in ["follow", "previous", "timestamps"] {
+        query.flag(flag)?;
+    }
+    for number in ["tailLines", "limitBytes", "sinceSeconds"] {
+        query.number::<u64>(number)?;
+    }
+    logs(edge, node, &format!("/logs/{place}"), request.uri()).await
+}
+
+/// A command on a node itself.
+pub async fn node(edge: &Edge, node: &str, query: &Query, request: Request) -> Result<Response, ApiError> {
+    exec(edge, node, "/exec-node", query, request).await
+}
+
+/// The container that is meant: the one named, or the only one, or the first.
+fn container<'a>(pod: &'a Object, wanted: Option<&str>) -> Result<&'a str, ApiError> {
+    let all = pod.pointer("/spec/containers").and_then(Value::as_array).into_iter().flatten();
+    let names: Vec<&str> = all.filter_map(|c| c["name"].as_str()).collect();
+    match wanted {
+        None => names.first().copied().ok_or_else(|| ApiError::not_found(&PODS, pod.name())),
+        Some(wanted) => names.iter().find(|n| **n == wanted).copied().ok_or_else(|| {
+            let (pod, names) = (pod.name(), names.join(", "));
+            ApiError::bad_request(format!("container {wanted} is not valid for pod {pod}; it has {names}"))
+        }),
+    }
+}
+
+async fn logs(edge: &Edge, node: &str, path: &str, uri: &Uri) -> Result<Response, ApiError> {
+    let answer = ask(edge, node, path, uri, HeaderMap::new()).await?;
+    let code = answer.status();
+    let media_type = answer.headers().get(CONTENT_TYPE).cloned();
+    // A log that is followed has no end of its own.
+    let shutdown = edge.shutdown.clone();
+    let bytes = Body::new(answer.into_body()).into_data_stream();
+    let bytes = bytes.take_until(shutdown.cancelled_owned()).fuse();
+    let mut out = Response::new(Body::from_stream(bytes));
+    *out.status_mut() = code;
+    out.headers_mut().insert(CONTENT_TYPE, media_type.unwrap_or(HeaderValue::from_static("text/plain")));
+    Ok(out)
+}
+
+async fn exec(
+    edge: &Edge,
+    node: &str,
+    path: &str,
+    query: &Query,
+    mut request: Request,
+) -> Result<Response, ApiError> {
+    if query.get("command").is_none() {
+        return Err(ApiError::bad_request("command: there must be one at least"));
+    }
+    for flag in ["stdin", "stdout", "stderr", "tty"] {
+        query.flag(flag)?;
+    }
+    if !is_websocket(request.headers()) {
+        return Err(ApiError::bad_request(
+            "exec is served over WebSocket alone (subprotocol v5.channel.k8s.io, HTTP/1.1)",
+        ));
+    }
+    let mut answer = ask(edge, node, path, request.uri(), handshake(request.headers())).await?;
+    let code = answer.status();
+    if code != StatusCode::SWITCHING_PROTOCOLS {
+        let mut refusal = Response::new(());
+        *refusal.status_mut() = code;
+        if let Some(media_type) = answer.headers().get(CONTENT_TYPE) {
+            refusal.headers_mut().insert(CONTENT_TYPE, media_type.clone());
+        }
+        return Ok(refusal.map(|()| Body::new(answer.into_body())));
+    }
+    let mut accepted = Response::new(Body::empty());
+    *accepted.status_mut() = code;
+    *accepted.headers_mut() = handshake(answer.headers());
+    let (client, agent) = (hyper::upgrade::on(&mut request), hyper::upgrade::on(&mut answer));
+    tokio::spawn(relay(client, agent, edge.shutdown.clone()));
+    Ok(accepted)
+}
+
+fn is_websocket(headers: &HeaderMap) -> bool {
+    let holds = |name: &HeaderName, word: &str| {
+        let value = headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or("");
+        value.split(',').any(|v| v.trim().eq_ignore_ascii_case(word))
+    };
+    holds(&UPGRADE, "websocket") && holds(&CONNECTION, "upgrade")
+}
+
+fn handshake(headers: &HeaderMap) -> HeaderMap {
+    HANDSHAKE.iter().filter_map(|name| Some((name.clone(), headers.get(name)?.clone()))).collect()
+}
+
+/// Passes bytes both ways until one side ends, or the server does.
+async fn relay(
+    client: hyper::upgrade::OnUpgrade,
+    agent: hyper::upgrade::OnUpgrade,
+    shutdown: CancellationToken,
+) {
+    let passed = async {
+        let (client, agent) = tokio::try_join!(client, agent).map_err(io::Error::other)?;
+        copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(agent)).await
+    };
+    tokio::select! {
+        passed = passed => if let Err(error) = passed {
+            tracing::debug!(%error, "an exec stream broke off");
+        },
+        () = shutdown.cancelled() => {}
+    }
+}
+
+/// Asks a node's agent; the query is passed on as the client wrote it.
+async fn ask(
+    edge: &Edge,
+    node: &str,
+    path: &str,
+    uri: &Uri,
+    headers: HeaderMap,
+) -> Result<hyper::Response<Incoming>, ApiError> {
+    let object = edge.registry.get(&ObjectKey::cluster(&NODES, node))?;
+    let address = address(&object).ok_or_else(|| unavailable(node, "has no address yet"))?;
+    let failed =
+        |error: &dyn std::fmt::Display| unavailable(node, &format!("does not answer at {address}: {error}"));
+    let late = |_| failed(&"no answer in time");
+    let stream = timeout(CONNECT_TIME, connect(&edge.agents, node, address))
+        .await
+        .map_err(late)?
+        .map_err(|e| failed(&e))?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| failed(&e))?;
+    // Ends with the answer, or with the streams that it became.
+    tokio::spawn(connection.with_upgrades());
+    let query = uri.query().unwrap_or("");
+    let mut request = hyper::Request::new(Body::empty());
+    *request.method_mut() = Method::GET;
+    *request.uri_mut() = format!("{path}?{query}").parse().map_err(ApiError::internal)?;
+    *request.headers_mut() = headers;
+    request.headers_mut().insert(HOST, node.parse().map_err(ApiError::internal)?);
+    timeout(ANSWER_TIME, sender.send_request(request)).await.map_err(late)?.map_err(|e| failed(&e))
+}
+
+async fn connect(
+    tls: &Arc<rustls::ClientConfig>,
+    node: &str,
+    address: SocketAddr,
+) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+    let name = ServerName::try_from(node.to_owned()).map_err(io::Error::other)?;
+    let tcp = TcpStream::connect(address).await?;
+    tcp.set_nodelay(true)?;
+    TlsConnector::from(tls.clone()).connect(name, tcp).await
+}
+
+/// Where the agent's API is.
+fn address(node: &Object) -> Option<SocketAddr> {
+    let all = node.pointer("/status/addresses").and_then(Value::as_array)?;
+    let ip: IpAddr = all.iter().find(|a| a["type"] == "InternalIP")?["address"].as_str()?.parse().ok()?;
+    let port = node.pointer("/status/daemonEndpoints/kubeletEndpoint/Port").and_then(Value::as_u64);
+    Some(SocketAddr::new(ip, port.and_then(|p| p.try_into().ok()).unwrap_or(AGENT_PORT)))
+}
+
+fn unavailable(node: &str, why: &str) -> ApiError {
+    ApiError::new(Reason::ServiceUnavailable, format!("node {node} {why}"))
+}
