@@ -2,6 +2,8 @@
 
 pub mod config;
 #[cfg(target_os = "linux")]
+pub mod conntrack;
+#[cfg(target_os = "linux")]
 pub mod dataplane;
 pub mod dns;
 #[cfg(target_os = "linux")]

@@ -1,41 +1,50 @@
 //! The kernel's side of services: one private table, static chains, and elements of data maps.
 
+mod batch;
+mod class;
+mod expr;
+mod read;
 mod rules;
+mod wire;
 
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use ipnet::Ipv4Net;
 use nix::errno::Errno;
+use sha2::{Digest, Sha256};
 
 use crate::{
-    plan::{Elements, Key, Op, Value},
-    sys::netlink::{NetfilterSocket, attr, message, nest, text, u32be},
+    plan::{Elements, Id, Key, Op, Value, diff},
+    sys::netlink::{NetfilterSocket, attr, nest, text},
 };
+use batch::{Batch, ELEMENTS_PER_MESSAGE, Hook, MapSpec};
+use class::{Class, Classes};
+use wire::Client;
 
 /// Name of the table that is ours.
 pub const TABLE: &str = "minisvc";
 
-/// Exact endpoint counts that have a chain from the start; others get theirs when first needed.
-const STATIC_CLASSES: u32 = 64;
-/// Elements per message: their nest must stay below 64 KiB.
-const ELEMENTS_PER_MESSAGE: usize = 400;
+/// Attempts at what somebody else's change, or the time that passes, may cut through.
+const ATTEMPTS: usize = 5;
 
-/// What of the ruleset does not depend on services.
+/// What of the ruleset does not depend on services or nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Static {
+    /// Address of this node.
+    pub node_ip: Ipv4Addr,
+    /// Where this node's DNS listens.
+    pub dns_ip: Ipv4Addr,
     /// ClusterIPs are from here.
     pub service_cidr: Ipv4Net,
     /// All pods of the cluster are from here.
     pub pod_cidr: Ipv4Net,
     /// Pods of this node are from here.
     pub local_pod_cidr: Ipv4Net,
-    /// Every node of the cluster.
-    pub node_ips: BTreeSet<Ipv4Addr>,
 }
 
 /// A change that the kernel refused; nothing of its batch was done.
 #[derive(Debug, thiserror::Error)]
-#[error("nftables: {what}: {errno}")]
+#[error("nftables: cannot {what}: {errno}")]
 pub struct NftError {
     /// The refused operation.
     pub what: String,
@@ -43,31 +52,15 @@ pub struct NftError {
     pub errno: Errno,
 }
 
-/// A transaction being written.
-pub(crate) struct Batch {
-    bytes: Vec<u8>,
-    names: Vec<String>,
-    first: u32,
-}
-
-impl Batch {
-    fn new(first: u32) -> Self {
-        let mut batch = Batch { bytes: Vec::new(), names: Vec::new(), first };
-        message(&mut batch.bytes, 0x10, 1, first, |v| v.extend([0, 0, 0, 10]));
-        batch
-    }
-
-    /// One nf_tables message: number, extra flags, and for error messages what it is.
-    pub(crate) fn push(&mut self, kind: u16, flags: u16, what: String, fill: impl FnOnce(&mut Vec<u8>)) {
-        self.names.push(what);
-        let seq = self.first + self.names.len() as u32;
-        // Every message asks for its acknowledgement; only the last one's is waited for.
-        let flags = flags | 1;
-        message(&mut self.bytes, (10 << 8) | kind, flags, seq, |v| {
-            v.extend([2, 0, 0, 0]); // AF_INET, version 0, no resource id
-            fill(v);
-        });
-    }
+/// How a table that was there has become ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// It was exactly as wanted.
+    AsWanted,
+    /// It was ours, and so many elements were put right.
+    Corrected(usize),
+    /// It was absent, of another version or damaged: written anew in one transaction, clients with affinity kept.
+    Replaced,
 }
 
 /// The connection to nf_tables.
@@ -75,196 +68,210 @@ impl Batch {
 pub struct Nft {
     socket: NetfilterSocket,
     seq: u32,
-    classes: BTreeSet<u32>,
+    commits: u32,
+    classes: Classes,
 }
 
 impl Nft {
+    /// How many transactions of ours the kernel has taken: each moves its generation by one.
+    pub fn commits(&self) -> u32 {
+        self.commits
+    }
+
     /// Opens it in the thread's network namespace.
     pub fn open() -> Result<Self, NftError> {
         let socket = NetfilterSocket::open()
             .map_err(|errno| NftError { what: "open the netlink socket".into(), errno })?;
-        Ok(Nft { socket, seq: 1, classes: BTreeSet::new() })
+        Ok(Nft { socket, seq: 1, commits: 0, classes: Classes::default() })
     }
 
-    /// Replaces our table, elements included, in one transaction.
-    pub fn install(&mut self, fixed: &Static, elements: &Elements) -> Result<(), NftError> {
-        let mut batch = Batch::new(self.seq);
-        let name = |v: &mut Vec<u8>| text(v, 1, TABLE);
+    /// Asks the kernel for everything the rules need; the error names what is missing. Changes nothing.
+    pub fn probe(&mut self) -> Result<(), NftError> {
+        let mut batch = Batch::on("minisvc-probe");
+        batch.push(
+            0,
+            0x400,
+            "make a table (is nf_tables there, and are we allowed to use it?)".into(),
+            |_| {},
+        );
+        batch.map("probe", &MapSpec::dynamic(&[19], &[19], 16));
+        let hook = Hook { number: Hook::PREROUTING, priority: -100, kind: "nat" };
+        batch.chain("probe", Some(hook));
+        for (feature, module, fill) in rules::features() {
+            let what = format!(
+                "use {feature}: this kernel lacks {module}; minisvc needs Linux 5.14 or later with it"
+            );
+            batch.push(6, 0xC00, what, |v| {
+                text(v, 2, "probe");
+                nest(v, 4, fill);
+            });
+        }
+        batch.rehearse(&self.socket, &mut self.seq)
+    }
+
+    /// What is in the kernel, to plan from; nothing if there is no table that we understand.
+    pub fn planned(&mut self) -> Result<Elements, NftError> {
+        let known = self.read()?.filter(|kernel| !kernel.layout.is_empty());
+        Ok(known.map(|kernel| kernel.elements).unwrap_or_default())
+    }
+
+    /// Makes the table what it should be, with as little change as it takes.
+    pub fn settle(&mut self, fixed: &Static, wanted: &Elements) -> Result<Settled, NftError> {
+        let kernel = self.read()?;
+        let (layout, rules) = layout(fixed);
+        let mut clients = Vec::new();
+        if let Some(kernel) = kernel {
+            let made: usize = kernel.classes.made().map(|(class, _)| class.rules()).sum();
+            if kernel.is_whole && kernel.layout == layout && kernel.rules == rules + made {
+                self.classes = kernel.classes;
+                let ops = diff(&kernel.elements, wanted);
+                let gone = |c: &Client| !wanted.contains_key(&Key::Endpoint(c.id, c.endpoint));
+                let forgotten: BTreeSet<_> =
+                    kernel.clients.iter().filter(|c| gone(c)).map(|c| (c.id, c.endpoint)).collect();
+                self.apply(&ops, &forgotten)?;
+                return Ok(if ops.is_empty() { Settled::AsWanted } else { Settled::Corrected(ops.len()) });
+            }
+            if !kernel.layout.is_empty() {
+                clients = kernel.clients;
+            }
+        }
+        clients.retain(|c| wanted.contains_key(&Key::Endpoint(c.id, c.endpoint)));
+        self.install(fixed, wanted, &clients)?;
+        Ok(Settled::Replaced)
+    }
+
+    fn install(&mut self, fixed: &Static, elements: &Elements, clients: &[Client]) -> Result<(), NftError> {
+        let mut batch = Batch::new();
+        let (layout, _) = layout(fixed);
         // Add before delete: the delete then works whether or not the table was there.
-        batch.push(0, 0x400, "add table".into(), name);
-        batch.push(2, 0, "delete the old table".into(), name);
-        batch.push(0, 0x400, "add table".into(), name);
+        batch.push(0, 0x400, "add the table".into(), |_| {});
+        batch.push(2, 0, "delete the old table".into(), |_| {});
+        batch.push(0, 0x400, "add the table".into(), |v| attr(v, 6, &read::comment(&layout)));
         rules::write(&mut batch, fixed);
-        let mut classes = BTreeSet::new();
-        add_classes(&mut batch, &mut classes, 1..=STATIC_CLASSES);
+        let mut classes = Classes::fixed();
         let ops: Vec<Op> = elements.iter().map(|(k, v)| Op::Add(k.clone(), *v)).collect();
-        write_ops(&mut batch, &mut classes, &ops);
-        self.commit(batch)?;
+        write_ops(&mut batch, &mut classes, &ops)?;
+        for some in clients.chunks(ELEMENTS_PER_MESSAGE) {
+            read::write_clients(&mut batch, some);
+        }
+        self.commit(&batch)?;
         self.classes = classes;
         Ok(())
     }
 
-    /// Does all of `ops` in one transaction, or nothing.
-    pub fn apply(&mut self, ops: &[Op]) -> Result<(), NftError> {
-        if ops.is_empty() {
-            return Ok(());
+    /// Does all of `ops` in one transaction, or nothing; the entries of clients that stay with a forgotten endpoint go along.
+    pub fn apply(&mut self, ops: &[Op], forgotten: &BTreeSet<(Id, u16)>) -> Result<(), NftError> {
+        for attempt in 1..=ATTEMPTS {
+            let mut batch = Batch::new();
+            let mut classes = self.classes.clone();
+            write_ops(&mut batch, &mut classes, ops)?;
+            // The packet path forgets a client whose endpoint is gone by itself: if entries expire under our hands again
+            // and again, that is enough.
+            let with_clients = !forgotten.is_empty() && attempt < ATTEMPTS;
+            if with_clients {
+                let clients: Vec<_> = self
+                    .clients()?
+                    .into_iter()
+                    .filter(|c| forgotten.contains(&(c.id, c.endpoint)))
+                    .map(|c| (c.key(), Vec::new()))
+                    .collect();
+                for some in clients.chunks(ELEMENTS_PER_MESSAGE) {
+                    batch.elements(14, 0, "clients", FORGET.into(), some);
+                }
+            }
+            if batch.is_empty() {
+                return Ok(());
+            }
+            match self.commit(&batch) {
+                Err(e) if with_clients && e.errno == Errno::ENOENT && e.what == FORGET => {}
+                other => {
+                    other?;
+                    self.classes = classes;
+                    break;
+                }
+            }
         }
-        let mut batch = Batch::new(self.seq);
+        Ok(())
+    }
+
+    fn commit(&mut self, batch: &Batch) -> Result<(), NftError> {
+        batch.commit(&self.socket, &mut self.seq, &mut self.commits)
+    }
+
+    /// Whether there are so many chains for affinity that [`Nft::collect`] is worth its while.
+    pub fn is_cluttered(&self) -> bool {
+        self.classes.made().count() > class::KEPT
+    }
+
+    /// Removes the chains for affinity that no service port uses; `used` are counts of slots and seconds.
+    pub fn collect(&mut self, used: &BTreeSet<(u32, u32)>) -> Result<(), NftError> {
+        let mut batch = Batch::new();
         let mut classes = self.classes.clone();
-        write_ops(&mut batch, &mut classes, ops);
-        self.commit(batch)?;
-        self.classes = classes;
+        for (class, number) in self.classes.made() {
+            if let Class::Sticky(slots, seconds) = class
+                && !used.contains(&(slots, seconds))
+            {
+                let chain = class.chain();
+                let element = [(number.to_ne_bytes().to_vec(), Vec::new())];
+                batch.elements(14, 0, "class", format!("delete class {number}"), &element);
+                batch.push(8, 0, format!("empty chain {chain}"), |v| text(v, 2, &chain));
+                batch.push(5, 0, format!("delete chain {chain}"), |v| text(v, 3, &chain));
+                classes.remove(class);
+            }
+        }
+        if !batch.is_empty() {
+            self.commit(&batch)?;
+            self.classes = classes;
+        }
         Ok(())
     }
-
-    fn commit(&mut self, mut batch: Batch) -> Result<(), NftError> {
-        let (first, last) = (batch.first, batch.first + batch.names.len() as u32);
-        // Mark the last message as the one to be acknowledged.
-        let mut at = 0;
-        let mut start = 0;
-        while at < batch.bytes.len() {
-            start = at;
-            let b = &batch.bytes[at..at + 4];
-            at += (u32::from_ne_bytes([b[0], b[1], b[2], b[3]]) as usize).next_multiple_of(4);
-        }
-        batch.bytes[start + 6] |= 4;
-        message(&mut batch.bytes, 0x11, 1, last + 1, |v| v.extend([0, 0, 0, 10]));
-        self.seq = last + 2;
-        self.socket
-            .send(&batch.bytes)
-            .map_err(|errno| NftError { what: format!("send {} bytes", batch.bytes.len()), errno })?;
-        self.socket.acknowledged(first, last).map_err(|(seq, errno)| NftError {
-            what: (seq.checked_sub(first + 1))
-                .and_then(|i| batch.names.get(i as usize).cloned())
-                .unwrap_or_else(|| "the transaction".into()),
-            errno,
-        })
-    }
 }
 
-fn add_classes(batch: &mut Batch, have: &mut BTreeSet<u32>, wanted: impl IntoIterator<Item = u32>) {
-    for k in wanted {
-        if k != 0 && have.insert(k) {
-            rules::class_chain(batch, k);
-        }
-    }
+const FORGET: &str = "forget clients of endpoints that are gone";
+
+/// The mark by which a later agent knows that the static part is the one it would write, and how many rules that has.
+fn layout(fixed: &Static) -> (String, usize) {
+    let mut batch = Batch::new();
+    rules::write(&mut batch, fixed);
+    let mut hash = Sha256::new();
+    batch.contents().for_each(|body| hash.update(body));
+    let digest = hash.finalize();
+    let number = digest[..8].iter().fold(0u64, |n, byte| (n << 8) | u64::from(*byte));
+    (format!("{number:016x}"), batch.rules)
 }
 
-fn write_ops(batch: &mut Batch, classes: &mut BTreeSet<u32>, ops: &[Op]) {
-    let needed = ops.iter().filter_map(|op| match op {
-        Op::Add(_, Value::Class(k)) => Some(*k),
-        _ => None,
-    });
-    add_classes(batch, classes, needed.collect::<Vec<_>>());
-    let place = |op: &Op| {
-        let (key, add) = match op {
-            Op::Add(k, _) => (k, true),
-            Op::Delete(k) => (k, false),
-        };
-        (set_of(key), add)
+fn write_ops(batch: &mut Batch, classes: &mut Classes, ops: &[Op]) -> Result<(), NftError> {
+    for op in ops {
+        if let Op::Add(_, Value::Port { slots, affinity, .. }) = op {
+            let class = Class::of(*slots, *affinity);
+            if classes.number(class).is_none() {
+                let number = classes.add(class).ok_or_else(|| NftError {
+                    what: "add one more combination of endpoint count and affinity timeout".into(),
+                    errno: Errno::ENOSPC,
+                })?;
+                rules::class_chain(batch, class);
+                batch.class_element(number, &class.chain());
+            }
+        }
+    }
+    let place = |op: &Op| match op {
+        Op::Add(key, _) => (rules::set_of(key), true),
+        Op::Delete(key) => (rules::set_of(key), false),
     };
     for run in ops.chunk_by(|a, b| place(a) == place(b)) {
         let (set, add) = place(&run[0]);
         for chunk in run.chunks(ELEMENTS_PER_MESSAGE) {
             let (kind, flags, verb) = if add { (12, 0x600, "add") } else { (14, 0, "delete") };
             let what = format!("{verb} {} elements of {set}, first {:?}", chunk.len(), chunk[0]);
-            let pairs: Vec<_> = chunk.iter().map(encode).collect();
-            elements(batch, kind, flags, set, what, &pairs);
+            let pairs: Vec<_> = chunk
+                .iter()
+                .map(|op| match op {
+                    Op::Add(k, v) => (wire::key(k), wire::value(k, *v, classes).unwrap_or_default()),
+                    Op::Delete(k) => (wire::key(k), Vec::new()),
+                })
+                .collect();
+            batch.elements(kind, flags, set, what, &pairs);
         }
     }
-}
-
-/// Writes one element message; the data, if any, is a plain value.
-pub(crate) fn elements(
-    batch: &mut Batch,
-    kind: u16,
-    flags: u16,
-    set: &str,
-    what: String,
-    pairs: &[(Vec<u8>, Vec<u8>)],
-) {
-    batch.push(kind, flags, what, |v| {
-        text(v, 1, TABLE);
-        text(v, 2, set);
-        nest(v, 3, |v| {
-            for (key, data) in pairs {
-                nest(v, 1, |v| {
-                    nest(v, 1, |v| attr(v, 1, key));
-                    if !data.is_empty() {
-                        nest(v, 2, |v| attr(v, 1, data));
-                    }
-                });
-            }
-        });
-    });
-}
-
-/// Adds `class -> goto chain` to the verdict map.
-pub(crate) fn class_element(batch: &mut Batch, class: u32, chain: &str) {
-    batch.push(12, 0x400, format!("add class {class}"), |v| {
-        text(v, 1, TABLE);
-        text(v, 2, "class");
-        nest(v, 3, |v| {
-            nest(v, 1, |v| {
-                nest(v, 1, |v| attr(v, 1, &class.to_ne_bytes()));
-                nest(v, 2, |v| {
-                    nest(v, 2, |v| {
-                        u32be(v, 1, (-4i32).cast_unsigned());
-                        text(v, 2, chain);
-                    });
-                });
-            });
-        });
-    });
-}
-
-fn set_of(key: &Key) -> &'static str {
-    match key {
-        Key::Service(..) => "svc",
-        Key::NodePort(..) => "np",
-        Key::Endpoint(..) => "ep",
-        Key::NodePortEndpoint(..) => "npep",
-        Key::ClusterIp(..) => "cluster_ips",
-    }
-}
-
-fn encode(op: &Op) -> (Vec<u8>, Vec<u8>) {
-    let (key, value) = match op {
-        Op::Add(k, v) => (k, Some(*v)),
-        Op::Delete(k) => (k, None),
-    };
-    let mut k = Vec::new();
-    let short = |k: &mut Vec<u8>, proto: crate::plan::Proto, port: u16| {
-        k.extend([proto.number(), 0, 0, 0]);
-        k.extend(port.to_be_bytes());
-        k.extend([0, 0]);
-    };
-    match key {
-        Key::Service(ip, proto, port) => {
-            k.extend(ip.octets());
-            short(&mut k, *proto, *port);
-        }
-        Key::NodePort(proto, port) => short(&mut k, *proto, *port),
-        Key::Endpoint(ip, proto, port, slot) => {
-            k.extend(ip.octets());
-            short(&mut k, *proto, *port);
-            k.extend(slot.to_ne_bytes());
-        }
-        Key::NodePortEndpoint(proto, port, slot) => {
-            short(&mut k, *proto, *port);
-            k.extend(slot.to_ne_bytes());
-        }
-        Key::ClusterIp(ip) => k.extend(ip.octets()),
-    }
-    let data = match value {
-        Some(Value::Class(n)) => n.to_ne_bytes().to_vec(),
-        Some(Value::Pod(ip, port)) => {
-            let mut d = ip.octets().to_vec();
-            d.extend(port.to_be_bytes());
-            d.extend([0, 0]);
-            d
-        }
-        Some(Value::Present) | None => Vec::new(),
-    };
-    (k, data)
+    Ok(())
 }

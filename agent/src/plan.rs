@@ -1,14 +1,19 @@
 //! What the kernel should hold for each Service, decided without touching it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
-};
+mod elements;
+mod ruleset;
+mod slots;
+
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use k8s_openapi::{
     api::{core::v1::Service, discovery::v1::EndpointSlice},
     apimachinery::pkg::util::intstr::IntOrString,
 };
+
+pub use elements::{Elements, Id, Key, Op, Value, diff};
+pub use ruleset::{Changes, Ruleset, UdpAddress};
+pub use slots::{BIG_FIRST, BIG_LAST, EXACT};
 
 /// Transport protocol of a service port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,7 +62,7 @@ pub struct ServicePort {
     pub port: u16,
     /// The port on every node, if any.
     pub node_port: Option<u16>,
-    /// Seconds of session affinity by client address. Carried for the renderer; not rendered yet.
+    /// Seconds for which a client address stays with its endpoint after its last new connection.
     pub affinity: Option<u32>,
     /// Pod addresses and ports.
     pub endpoints: BTreeSet<(Ipv4Addr, u16)>,
@@ -128,151 +133,6 @@ fn endpoints(
         }
     }
     if ready.is_empty() { draining } else { ready }
-}
-
-/// Key of an element of one of the kernel's maps.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Key {
-    /// `svc`: address, protocol, port.
-    Service(Ipv4Addr, Proto, u16),
-    /// `np`: protocol, nodePort.
-    NodePort(Proto, u16),
-    /// `ep`: address, protocol, port, slot.
-    Endpoint(Ipv4Addr, Proto, u16, u32),
-    /// `npep`: protocol, nodePort, slot.
-    NodePortEndpoint(Proto, u16, u32),
-    /// `cluster_ips`.
-    ClusterIp(Ipv4Addr),
-}
-
-/// What an element maps to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Value {
-    /// Number of endpoints; 0 rejects.
-    Class(u32),
-    /// A pod's address and port.
-    Pod(Ipv4Addr, u16),
-    /// Sets map to nothing.
-    Present,
-}
-
-/// The elements of one or more services.
-pub type Elements = BTreeMap<Key, Value>;
-
-/// One change of one element.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Op {
-    /// The element is not there: put it.
-    Add(Key, Value),
-    /// The element is there: take it away.
-    Delete(Key),
-}
-
-type PortKey = (Ipv4Addr, Proto, u16);
-
-#[derive(Clone, Debug, Default)]
-struct Applied {
-    elements: Elements,
-    slots: BTreeMap<PortKey, Vec<(Ipv4Addr, u16)>>,
-}
-
-/// What a batch does, and which UDP endpoints have stopped serving which addresses by it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Changes {
-    /// Deletes first, so that a key that changes hands is free when it is added.
-    pub ops: Vec<Op>,
-    /// Pods that UDP flows may still be translated to.
-    pub stale_udp: BTreeSet<(Ipv4Addr, u16)>,
-}
-
-/// The state of all services, with the slot each endpoint stands in.
-#[derive(Clone, Debug, Default)]
-pub struct Ruleset {
-    services: BTreeMap<ServiceKey, Applied>,
-}
-
-impl Ruleset {
-    /// Replaces the plans of the touched services and says what must change. Others are not looked at.
-    pub fn update(&mut self, touched: &[(ServiceKey, Option<ServicePlan>)]) -> Changes {
-        let (mut deletes, mut adds) = (BTreeSet::new(), Elements::new());
-        let mut stale_udp = BTreeSet::new();
-        for (key, plan) in touched {
-            let before = self.services.remove(key).unwrap_or_default();
-            let after = plan.as_ref().map(|p| render(p, &before)).unwrap_or_default();
-            for (port, slots) in before.slots.iter().filter(|((_, proto, _), _)| *proto == Proto::Udp) {
-                let kept = after.slots.get(port);
-                stale_udp.extend(slots.iter().filter(|s| kept.is_none_or(|k| !k.contains(s))).copied());
-            }
-            for (k, v) in &before.elements {
-                if after.elements.get(k) != Some(v) {
-                    // Added by an earlier plan of the same batch: it never reached the kernel.
-                    if adds.remove(k).is_none() {
-                        deletes.insert(k.clone());
-                    }
-                }
-            }
-            for (k, v) in &after.elements {
-                if before.elements.get(k) != Some(v) {
-                    adds.insert(k.clone(), *v);
-                }
-            }
-            if plan.is_some() {
-                self.services.insert(key.clone(), after);
-            }
-        }
-        let mut ops: Vec<Op> = deletes.into_iter().map(Op::Delete).collect();
-        ops.extend(adds.into_iter().map(|(k, v)| Op::Add(k, v)));
-        Changes { ops, stale_udp }
-    }
-
-    /// Every element of every service.
-    pub fn elements(&self) -> Elements {
-        self.services.values().flat_map(|a| a.elements.clone()).collect()
-    }
-}
-
-fn render(plan: &ServicePlan, before: &Applied) -> Applied {
-    let mut out = Applied::default();
-    for p in &plan.ports {
-        let id = (p.cluster_ip, p.proto, p.port);
-        let slots = place(before.slots.get(&id).map_or(&[][..], Vec::as_slice), &p.endpoints);
-        let class = Value::Class(slots.len() as u32);
-        out.elements.insert(Key::ClusterIp(p.cluster_ip), Value::Present);
-        out.elements.insert(Key::Service(p.cluster_ip, p.proto, p.port), class);
-        if let Some(node_port) = p.node_port {
-            out.elements.insert(Key::NodePort(p.proto, node_port), class);
-        }
-        for (slot, (ip, port)) in (0u32..).zip(&slots) {
-            let pod = Value::Pod(*ip, *port);
-            out.elements.insert(Key::Endpoint(p.cluster_ip, p.proto, p.port, slot), pod);
-            if let Some(node_port) = p.node_port {
-                out.elements.insert(Key::NodePortEndpoint(p.proto, node_port, slot), pod);
-            }
-        }
-        out.slots.insert(id, slots);
-    }
-    out
-}
-
-/// Keeps endpoints where they stand: a hole takes a new endpoint, else the last one.
-fn place(before: &[(Ipv4Addr, u16)], wanted: &BTreeSet<(Ipv4Addr, u16)>) -> Vec<(Ipv4Addr, u16)> {
-    let mut new: Vec<_> = wanted.iter().filter(|e| !before.contains(e)).copied().collect();
-    new.reverse();
-    let mut slots = before.to_vec();
-    let mut i = 0;
-    while i < slots.len() {
-        if !wanted.contains(&slots[i]) {
-            if let Some(e) = new.pop() {
-                slots[i] = e;
-            } else {
-                slots.swap_remove(i);
-                continue;
-            }
-        }
-        i += 1;
-    }
-    slots.extend(new.into_iter().rev());
-    slots
 }
 
 #[cfg(test)]

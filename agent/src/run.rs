@@ -93,6 +93,8 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
     .await?;
     let dataplane = Dataplane::start(dataplane::Config {
         node_ip: config.node_ip,
+        dns_ip: config.dns_ip(),
+        node_port_range: config.node_port_range,
         service_cidr: config.service_cidr,
         pod_cidr: config.pod_cidr,
         local_pod_cidr,

@@ -45,15 +45,20 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens when this returns.
+    /// Listens at every address when this returns.
     pub fn start(at: &Namespace, port: u16) -> anyhow::Result<Self> {
+        Self::start_on(at, Ipv4Addr::UNSPECIFIED, port)
+    }
+
+    /// Listens at one address, and answers from it.
+    pub fn start_on(at: &Namespace, ip: Ipv4Addr, port: u16) -> anyhow::Result<Self> {
         let (ready, listening) = std::sync::mpsc::channel();
         let (stop, stopped) = oneshot::channel();
         let name = at.name().to_owned();
         let thread = at.spawn(move || {
             tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-                let tcp = tokio::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await?;
-                let udp = tokio::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).await?;
+                let tcp = tokio::net::TcpListener::bind((ip, port)).await?;
+                let udp = tokio::net::UdpSocket::bind((ip, port)).await?;
                 ready.send(())?;
                 tokio::select! {
                     result = serve(&name, &tcp, &udp) => result,

@@ -64,6 +64,8 @@ async fn scenario() {
     }
     let handle = Dataplane::start(Config {
         node_ip: NODE,
+        dns_ip: Ipv4Addr::new(10, 96, 0, 10),
+        node_port_range: (30000, 32767),
         service_cidr: "10.96.0.0/16".parse().unwrap(),
         pod_cidr: "10.244.0.0/16".parse().unwrap(),
         local_pod_cidr: "10.244.0.0/24".parse().unwrap(),
@@ -82,7 +84,7 @@ async fn scenario() {
     }
 
     let listed = listing();
-    assert!(listed.contains("10.96.0.20 . tcp . 80 . 0x00000000 : 10.244.0."), "{listed}");
+    assert!(listed.contains("0x00001000 . 0x00000000 : 10.244.0."), "{listed}");
 
     handle.apply(plan(&[(pods[1], 8080)])).await.unwrap();
     for _ in 0..8 {

@@ -1,3 +1,8 @@
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
+
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
@@ -11,16 +16,19 @@ fn apply(state: &mut Elements, ops: &[Op]) {
     }
 }
 
-fn plan(service: u8, endpoints: &[u8]) -> ServicePlan {
-    let endpoints = endpoints.iter().map(|e| (Ipv4Addr::new(10, 244, 0, *e), 8080)).collect();
+fn pod(n: u8) -> (Ipv4Addr, u16) {
+    (Ipv4Addr::new(10, 244, 0, n), 8080)
+}
+
+fn plan(service: u8, affinity: Option<u32>, endpoints: &[u8]) -> ServicePlan {
     ServicePlan {
         ports: vec![ServicePort {
             cluster_ip: Ipv4Addr::new(10, 96, 0, service),
             proto: Proto::Udp,
             port: 80,
             node_port: Some(30000 + u16::from(service)),
-            affinity: None,
-            endpoints,
+            affinity,
+            endpoints: endpoints.iter().map(|e| pod(*e)).collect(),
         }],
     }
 }
@@ -29,43 +37,110 @@ fn key(service: u8) -> ServiceKey {
     ServiceKey { namespace: "default".into(), name: format!("s{service}") }
 }
 
+/// What a client meets: for each address the share of every pod, and the affinity.
+type Meaning = BTreeMap<String, (Option<u32>, BTreeMap<(Ipv4Addr, u16), u32>)>;
+
+fn meaning(elements: &Elements) -> Meaning {
+    let mut out = Meaning::new();
+    for (key, value) in elements {
+        let Value::Port { id, slots, affinity } = value else { continue };
+        let mut shares = BTreeMap::new();
+        for slot in 0..*slots {
+            let number = match elements.get(&Key::Choice(*id, slot)) {
+                Some(Value::Number(n)) => Some(*n),
+                _ => None,
+            };
+            let at = number.map_or(Key::Slot(*id, slot), |n| Key::Endpoint(*id, n));
+            let Some(Value::Pod(ip, port)) = elements.get(&at) else {
+                panic!("slot {slot} of {key:?} leads nowhere")
+            };
+            *shares.entry((*ip, *port)).or_default() += 1;
+        }
+        assert_eq!(
+            affinity.is_some(),
+            *slots > 0 && elements.contains_key(&Key::Choice(*id, 0)) || affinity.is_some()
+        );
+        out.insert(format!("{key:?}"), (*affinity, shares));
+    }
+    out
+}
+
+type Step = (u8, Option<(Option<u32>, Vec<u8>)>);
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let affinity = prop_oneof![Just(None), Just(Some(60)), Just(Some(10_800))];
+    // More than 64 endpoints now and then: slots are then more than endpoints.
+    let endpoints = prop_oneof![4 => vec(1u8..12, 0..8), 1 => vec(1u8..90, 60..90)];
+    vec((0u8..4, proptest::option::of((affinity, endpoints))), 1..25)
+}
+
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
     #[test]
-    fn incremental_updates_reach_what_the_ruleset_says(
-        steps in vec((0u8..4, proptest::option::of(vec(1u8..12, 0..8))), 1..40)
-    ) {
+    fn incremental_updates_reach_what_full_planning_does(steps in steps()) {
         let (mut rules, mut kernel) = (Ruleset::default(), Elements::new());
         let mut last = BTreeMap::new();
-        for (service, endpoints) in steps {
-            let desired = endpoints.map(|e| plan(service, &e));
-            apply(&mut kernel, &rules.update(&[(key(service), desired.clone())]).ops);
+        let mut numbers: BTreeMap<(Id, u16), (Ipv4Addr, u16)> = BTreeMap::new();
+        for (service, desired) in steps {
+            let desired = desired.map(|(affinity, endpoints)| plan(service, affinity, &endpoints));
+            let changes = rules.update(&[(key(service), desired.clone())]);
+            apply(&mut kernel, &changes.ops);
             last.insert(key(service), desired);
             prop_assert_eq!(&kernel, &rules.elements());
-        }
-        // Full planning from nothing: the same endpoints, whatever slots they stand in.
-        let mut full = Ruleset::default();
-        full.update(&last.into_iter().collect::<Vec<_>>());
-        let full = full.elements();
-        prop_assert_eq!(full.keys().collect::<Vec<_>>(), kernel.keys().collect::<Vec<_>>());
-        let pods = |e: &Elements| {
-            let mut pods: Vec<_> = e.iter().map(|(k, v)| match k {
-                Key::Endpoint(ip, proto, port, _) => format!("{ip} {proto:?} {port} {v:?}"),
-                Key::NodePortEndpoint(proto, port, _) => format!("{proto:?} {port} {v:?}"),
-                other => format!("{other:?} {v:?}"),
+            // A client's entry leads to the same pod for as long as it is not told to go.
+            for gone in &changes.forgotten {
+                prop_assert!(numbers.remove(gone).is_some(), "{:?} was not there", gone);
+            }
+            let now: BTreeMap<_, _> = kernel.iter().filter_map(|(k, v)| match (k, v) {
+                (Key::Endpoint(id, n), Value::Pod(ip, port)) => Some(((*id, *n), (*ip, *port))),
+                _ => None,
             }).collect();
-            pods.sort();
-            pods
-        };
-        prop_assert_eq!(pods(&full), pods(&kernel));
+            for (number, pod) in &numbers {
+                prop_assert_eq!(now.get(number), Some(pod));
+            }
+            numbers = now;
+        }
+        // From nothing, and from what an earlier agent left.
+        let all: Vec<_> = last.into_iter().collect();
+        let mut full = Ruleset::default();
+        full.update(&all);
+        let by_pod = |m: Meaning| m.into_iter()
+            .map(|(k, (a, shares))| (k, (a, shares.into_keys().collect::<BTreeSet<_>>())))
+            .collect::<BTreeMap<_, _>>();
+        prop_assert_eq!(by_pod(meaning(&full.elements())), by_pod(meaning(&kernel)));
+        let mut adopted = Ruleset::adopting(&kernel);
+        adopted.update(&all);
+        prop_assert_eq!(adopted.elements(), kernel);
     }
 }
 
 #[test]
-fn removing_an_endpoint_moves_the_last_slot_into_the_hole_and_names_the_stale_udp_pod() {
+fn removing_an_endpoint_fills_the_hole_and_names_what_is_stale() {
     let mut rules = Ruleset::default();
-    rules.update(&[(key(1), Some(plan(1, &[1, 2, 3, 4])))]);
-    let changes = rules.update(&[(key(1), Some(plan(1, &[1, 3, 4])))]);
-    // Per address: class (delete, add), the hole (delete, add), the last slot (delete).
-    assert_eq!(changes.ops.len(), 10);
-    assert_eq!(changes.stale_udp, BTreeSet::from([(Ipv4Addr::new(10, 244, 0, 2), 8080)]));
+    rules.update(&[(key(1), Some(plan(1, None, &[1, 2, 3, 4])))]);
+    let changes = rules.update(&[(key(1), Some(plan(1, None, &[1, 3, 4])))]);
+    // The count at two addresses, the hole (each delete, add), the last slot (delete).
+    assert_eq!(changes.ops.len(), 7);
+    let stale = [UdpAddress::Service(Ipv4Addr::new(10, 96, 0, 1), 80), UdpAddress::NodePort(30001)];
+    assert_eq!(changes.stale_udp, BTreeSet::from(stale));
+    // One more endpoint makes no flow wrong.
+    let changes = rules.update(&[(key(1), Some(plan(1, None, &[1, 2, 3, 4])))]);
+    assert_eq!(changes.stale_udp, BTreeSet::new());
+    assert_eq!(rules.udp_endpoints(stale[1]), Some([1, 2, 3, 4].map(pod).into()));
+}
+
+#[test]
+fn an_address_may_move_between_services_in_one_batch() {
+    let (mut rules, mut kernel) = (Ruleset::default(), Elements::new());
+    apply(&mut kernel, &rules.update(&[(key(2), Some(plan(1, None, &[1, 2])))]).ops);
+    // s1 sorts before s2, which gives the address up.
+    let batch = [(key(1), Some(plan(1, None, &[2, 3]))), (key(2), None)];
+    apply(&mut kernel, &rules.update(&batch).ops);
+    assert_eq!(kernel, rules.elements());
+    assert_eq!(rules.udp_endpoints(UdpAddress::NodePort(30001)), Some([2, 3].map(pod).into()));
+    // Who comes second gets nothing while the first is there.
+    apply(&mut kernel, &rules.update(&[(key(0), Some(plan(1, None, &[9])))]).ops);
+    assert_eq!(rules.udp_endpoints(UdpAddress::NodePort(30001)), Some([2, 3].map(pod).into()));
+    apply(&mut kernel, &rules.update(&[(key(0), None)]).ops);
+    assert_eq!(kernel, rules.elements());
 }

@@ -6,8 +6,8 @@ use nix::{
     errno::Errno,
     sys::{
         socket::{
-            AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, sendto,
-            setsockopt, socket, sockopt,
+            AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, getsockopt, recv,
+            sendto, setsockopt, socket, sockopt,
         },
         time::{TimeVal, TimeValLike},
     },
@@ -94,24 +94,103 @@ impl NetfilterSocket {
         let mut failed = None;
         loop {
             let n = recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty()).map_err(|e| (first, e))?;
-            let mut rest = &buffer[..n];
-            while rest.len() >= 20 {
-                let word =
-                    |at: usize| u32::from_ne_bytes([rest[at], rest[at + 1], rest[at + 2], rest[at + 3]]);
-                let (len, seq, code) = (word(0) as usize, word(8), word(16).cast_signed());
-                let is_error = u16::from_ne_bytes([rest[4], rest[5]]) == 2;
-                // What an earlier batch left behind is not ours.
-                if is_error && seq >= first {
-                    if code != 0 && failed.is_none() {
-                        failed = Some((seq, Errno::from_raw(-code)));
-                    }
-                    // An error of the batch's first message is of the batch as a whole: nothing follows it.
-                    if seq == last || (seq == first && code != 0) {
-                        return failed.map_or(Ok(()), Err);
-                    }
+            // What an earlier batch left behind is not ours.
+            for message in messages(&buffer[..n]).filter(|m| m.kind == ERROR && m.seq >= first) {
+                let Some(code) = message.body.first_chunk() else { continue };
+                let code = i32::from_ne_bytes(*code);
+                if code != 0 && failed.is_none() {
+                    failed = Some((message.seq, Errno::from_raw(-code)));
                 }
-                rest = &rest[len.next_multiple_of(4).clamp(16, rest.len())..];
+                // An error of the batch's first message is of the batch as a whole: nothing follows it.
+                if message.seq == last || (message.seq == first && code != 0) {
+                    return failed.map_or(Ok(()), Err);
+                }
             }
         }
     }
+
+    /// How many bytes one [`NetfilterSocket::send`] may have.
+    pub fn send_limit(&self) -> usize {
+        // The kernel keeps twice what was asked for, and some of it for itself.
+        getsockopt(&self.0, sockopt::SndBuf).unwrap_or(0).saturating_sub(64)
+    }
+
+    /// Sends one request and hands every answer to `each`, as type and contents behind the netfilter header: one answer for a
+    /// plain request, all of them for a dump. A dump that somebody's change cut through is `EINTR`.
+    pub fn ask(&self, request: &[u8], seq: u32, mut each: impl FnMut(u16, &[u8])) -> Result<(), Errno> {
+        self.send(request)?;
+        let is_dump = u16::from_ne_bytes([request[6], request[7]]) & DUMP == DUMP;
+        let mut buffer = vec![0u8; 1 << 17];
+        let mut torn = false;
+        loop {
+            let n = recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+            for message in messages(&buffer[..n]).filter(|m| m.seq == seq) {
+                torn |= message.flags & DUMP_TORN != 0;
+                match (message.kind, message.body) {
+                    (ERROR, body) => {
+                        return match body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code)) {
+                            0 => Ok(()),
+                            code => Err(Errno::from_raw(-code)),
+                        };
+                    }
+                    (DONE, _) => return if torn { Err(Errno::EINTR) } else { Ok(()) },
+                    (kind, body) => each(kind, body.get(4..).unwrap_or_default()),
+                }
+                if !is_dump {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+/// Request flags that ask for all objects.
+pub const DUMP: u16 = 0x300;
+const DUMP_TORN: u16 = 0x10;
+const ERROR: u16 = 2;
+const DONE: u16 = 3;
+
+struct Message<'b> {
+    kind: u16,
+    flags: u16,
+    seq: u32,
+    body: &'b [u8],
+}
+
+fn messages(mut rest: &[u8]) -> impl Iterator<Item = Message<'_>> {
+    std::iter::from_fn(move || {
+        let header: &[u8; 16] = rest.first_chunk()?;
+        let word = |at: usize| [header[at], header[at + 1], header[at + 2], header[at + 3]];
+        let len = u32::from_ne_bytes(word(0)) as usize;
+        let message = Message {
+            kind: u16::from_ne_bytes([header[4], header[5]]),
+            flags: u16::from_ne_bytes([header[6], header[7]]),
+            seq: u32::from_ne_bytes(word(8)),
+            body: rest.get(16..len)?,
+        };
+        rest = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
+        Some(message)
+    })
+}
+
+/// The attributes in a message's contents, as kind (without flags) and data.
+pub fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let header: &[u8; 4] = rest.first_chunk()?;
+        let len = usize::from(u16::from_ne_bytes([header[0], header[1]]));
+        let kind = u16::from_ne_bytes([header[2], header[3]]) & 0x3fff;
+        let data = rest.get(4..len)?;
+        rest = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, data))
+    })
+}
+
+/// The data of the attribute of this kind.
+pub fn find(attrs: &[u8], kind: u16) -> Option<&[u8]> {
+    attributes(attrs).find(|(k, _)| *k == kind).map(|(_, data)| data)
+}
+
+/// A zero-terminated string.
+pub fn read_text(data: &[u8]) -> &str {
+    std::str::from_utf8(data).unwrap_or("").trim_end_matches('\0')
 }

@@ -1,0 +1,266 @@
+//! Transactions: lists of messages, and how sets, chains and rules are written as messages.
+
+use super::{
+    NftError, TABLE,
+    expr::Expressions,
+    rules::{MARK, size},
+};
+use crate::sys::netlink::{NetfilterSocket, attr, message, nest, text, u32be};
+
+/// Elements per message: their nest must stay below 64 KiB.
+pub(super) const ELEMENTS_PER_MESSAGE: usize = 400;
+
+const REQUEST: u16 = 1;
+const ACKNOWLEDGE: u16 = 4;
+const BEGIN: u16 = 0x10;
+const END: u16 = 0x11;
+/// Room for the messages around.
+const FRAME: usize = 64;
+/// `nfgenmsg` of the messages around: the subsystem they are for.
+const SUBSYSTEM: [u8; 4] = [0, 0, 0, 10];
+/// `nfgenmsg` of the others: IPv4.
+const IPV4: [u8; 4] = [2, 0, 0, 0];
+
+struct Message {
+    kind: u16,
+    flags: u16,
+    what: String,
+    body: Vec<u8>,
+}
+
+/// A transaction being written.
+pub(super) struct Batch {
+    table: &'static str,
+    messages: Vec<Message>,
+    /// Rules written so far.
+    pub(super) rules: usize,
+}
+
+/// Where a base chain hooks in.
+#[derive(Clone, Copy)]
+pub(super) struct Hook {
+    pub(super) number: u32,
+    pub(super) priority: i32,
+    pub(super) kind: &'static str,
+}
+
+impl Hook {
+    pub(super) const PREROUTING: u32 = 0;
+    pub(super) const INPUT: u32 = 1;
+    pub(super) const FORWARD: u32 = 2;
+    pub(super) const OUTPUT: u32 = 3;
+    pub(super) const POSTROUTING: u32 = 4;
+}
+
+/// Shape of a set or map.
+pub(super) struct MapSpec<'s> {
+    key: &'s [u32],
+    /// Empty: verdicts.
+    data: Option<&'s [u32]>,
+    most: Option<u32>,
+}
+
+impl<'s> MapSpec<'s> {
+    pub(super) fn set(key: &'s [u32]) -> Self {
+        MapSpec { key, data: None, most: None }
+    }
+    pub(super) fn data(key: &'s [u32], data: &'s [u32]) -> Self {
+        MapSpec { key, data: Some(data), most: None }
+    }
+    /// Rules add elements, each with its time.
+    pub(super) fn dynamic(key: &'s [u32], data: &'s [u32], most: u32) -> Self {
+        MapSpec { key, data: Some(data), most: Some(most) }
+    }
+}
+
+impl Batch {
+    pub(super) fn new() -> Self {
+        Self::on(TABLE)
+    }
+
+    /// For another table than ours.
+    pub(super) fn on(table: &'static str) -> Self {
+        Batch { table, messages: Vec::new(), rules: 0 }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    /// One nf_tables message: number, extra flags, what it is for error messages, and the attributes behind the table's name.
+    pub(super) fn push(&mut self, kind: u16, flags: u16, what: String, fill: impl FnOnce(&mut Vec<u8>)) {
+        let mut body = IPV4.to_vec();
+        text(&mut body, 1, self.table);
+        fill(&mut body);
+        self.messages.push(Message { kind: (10 << 8) | kind, flags: flags | REQUEST, what, body });
+    }
+
+    pub(super) fn rule(&mut self, chain: &str, fill: impl FnOnce(&mut Expressions)) {
+        self.rules += 1;
+        self.push(6, 0xC00, format!("add a rule to {chain}"), |v| {
+            text(v, 2, chain);
+            nest(v, 4, fill);
+        });
+    }
+
+    pub(super) fn chain(&mut self, name: &str, hook: Option<Hook>) {
+        self.push(3, 0x400, format!("add chain {name}"), |v| {
+            text(v, 3, name);
+            if let Some(hook) = hook {
+                nest(v, 4, |v| {
+                    u32be(v, 1, hook.number);
+                    u32be(v, 2, hook.priority.cast_unsigned());
+                });
+                text(v, 7, hook.kind);
+            }
+        });
+    }
+
+    pub(super) fn map(&mut self, name: &str, spec: &MapSpec<'_>) {
+        let type_of = |fields: &[u32]| fields.iter().fold(0, |id, f| (id << 6) | f);
+        let set_id = self.messages.len() as u32;
+        self.push(9, 0x400, format!("add map {name}"), |v| {
+            text(v, 2, name);
+            let concat = spec.key.len() > 1;
+            let dynamic = spec.most.is_some();
+            let flags = [(spec.data.is_some(), 8), (concat, 0x80), (dynamic, 0x30)];
+            u32be(v, 3, flags.iter().filter(|(set, _)| *set).map(|(_, flag)| flag).sum());
+            u32be(v, 4, type_of(spec.key));
+            u32be(v, 5, if concat { 4 * spec.key.len() as u32 } else { size(spec.key[0]) });
+            match spec.data {
+                Some([]) => u32be(v, 6, 0xffff_ff00),
+                Some(fields) => {
+                    u32be(v, 6, type_of(fields));
+                    u32be(v, 7, 4 * fields.len() as u32);
+                }
+                None => {}
+            }
+            if concat || dynamic {
+                nest(v, 9, |v| {
+                    if let Some(most) = spec.most {
+                        u32be(v, 1, most);
+                    }
+                    if concat {
+                        nest(v, 2, |v| spec.key.iter().for_each(|f| nest(v, 1, |v| u32be(v, 1, size(*f)))));
+                    }
+                });
+            }
+            u32be(v, 10, set_id);
+            // `nft` shows marks as numbers of this machine only if it is told to.
+            let order = |what: u8, kind: u32| {
+                let host_endian = if kind == MARK { 1u32 } else { 2 };
+                [&[what, 4][..], &host_endian.to_ne_bytes()].concat()
+            };
+            let mut user_data = order(0, spec.key[0]);
+            user_data.extend(spec.data.and_then(|d| d.first()).map(|d| order(1, *d)).unwrap_or_default());
+            attr(v, 13, &user_data);
+        });
+    }
+
+    /// Elements as key and plain data; without data for sets and deletions.
+    pub(super) fn elements(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        set: &str,
+        what: String,
+        pairs: &[(Vec<u8>, Vec<u8>)],
+    ) {
+        self.push(kind, flags, what, |v| {
+            text(v, 2, set);
+            nest(v, 3, |v| {
+                for (key, data) in pairs {
+                    nest(v, 1, |v| {
+                        nest(v, 1, |v| attr(v, 1, key));
+                        if !data.is_empty() {
+                            nest(v, 2, |v| attr(v, 1, data));
+                        }
+                    });
+                }
+            });
+        });
+    }
+
+    /// Adds `class -> goto chain` to the verdict map.
+    pub(super) fn class_element(&mut self, class: u32, chain: &str) {
+        self.push(12, 0x400, format!("add class {class}"), |v| {
+            text(v, 2, "class");
+            nest(v, 3, |v| {
+                nest(v, 1, |v| {
+                    nest(v, 1, |v| attr(v, 1, &class.to_ne_bytes()));
+                    nest(v, 2, |v| {
+                        nest(v, 2, |v| {
+                            u32be(v, 1, (-4i32).cast_unsigned());
+                            text(v, 2, chain);
+                        });
+                    });
+                });
+            });
+        });
+    }
+
+    /// All that the messages say.
+    pub(super) fn contents(&self) -> impl Iterator<Item = &[u8]> {
+        self.messages.iter().map(|m| m.body.as_slice())
+    }
+
+    /// Sends it: one transaction, or several where the socket's buffer holds no more. Then each prefix is whole, for what is
+    /// looked up is added before what leads to it.
+    pub(super) fn commit(
+        &self,
+        socket: &NetfilterSocket,
+        seq: &mut u32,
+        commits: &mut u32,
+    ) -> Result<(), NftError> {
+        let limit = socket.send_limit().saturating_sub(2 * FRAME);
+        let mut rest = &self.messages[..];
+        while !rest.is_empty() {
+            let mut room = limit;
+            let fitting = rest.iter().take_while(|m| {
+                let size = m.body.len() + 16;
+                let fits = size <= room;
+                room = room.saturating_sub(size);
+                fits
+            });
+            let (now, later) = rest.split_at(fitting.count().max(1));
+            transaction(socket, seq, now, true)?;
+            *commits = commits.wrapping_add(1);
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// Lets the kernel check it, and changes nothing.
+    pub(super) fn rehearse(&self, socket: &NetfilterSocket, seq: &mut u32) -> Result<(), NftError> {
+        transaction(socket, seq, &self.messages, false)
+    }
+}
+
+fn transaction(
+    socket: &NetfilterSocket,
+    seq: &mut u32,
+    messages: &[Message],
+    finish: bool,
+) -> Result<(), NftError> {
+    let first = *seq;
+    let last = first + messages.len() as u32;
+    *seq = last + 2;
+    let mut bytes = Vec::with_capacity(messages.iter().map(|m| m.body.len() + 16).sum::<usize>() + FRAME);
+    message(&mut bytes, BEGIN, REQUEST, first, |v| v.extend(SUBSYSTEM));
+    for (n, m) in (first + 1..).zip(messages) {
+        // Only the last one is acknowledged; errors come for each.
+        let flags = if n == last { m.flags | ACKNOWLEDGE } else { m.flags };
+        message(&mut bytes, m.kind, flags, n, |v| v.extend(&m.body));
+    }
+    // Without an end the kernel takes everything back.
+    if finish {
+        message(&mut bytes, END, REQUEST, last + 1, |v| v.extend(SUBSYSTEM));
+    }
+    socket.send(&bytes).map_err(|errno| NftError { what: format!("send {} bytes", bytes.len()), errno })?;
+    socket.acknowledged(first, last).map_err(|(seq, errno)| NftError {
+        what: (seq.checked_sub(first + 1))
+            .and_then(|i| messages.get(i as usize))
+            .map_or_else(|| "the transaction".into(), |m| m.what.clone()),
+        errno,
+    })
+}

@@ -1,0 +1,211 @@
+//! Expressions of rules. Numbers are those of `linux/netfilter/nf_tables.h`.
+
+use ipnet::Ipv4Net;
+
+use crate::sys::netlink::{attr, nest, text, u32be};
+
+/// Encoded expressions of one rule.
+pub(super) type Expressions = Vec<u8>;
+
+/// First 32-bit register of sixteen. Keys are loaded from here on.
+pub(super) const R: u32 = 8;
+/// Where lookups put an address and a port; behind all keys.
+const RESULT: u32 = R + 8;
+/// For constants.
+const CONSTANT: u32 = R + 12;
+const META_MARK: u32 = 3;
+const DNAT_STATUS: u32 = 0x20;
+const INVALID_STATE: u32 = 1;
+/// `NF_NAT_RANGE_PROTO_RANDOM_FULLY`: two connections that are translated at the same moment do not try for the same port.
+const RANDOM_FULLY: u32 = 0x10;
+
+pub(super) fn expr(v: &mut Expressions, name: &str, fill: impl FnOnce(&mut Vec<u8>)) {
+    nest(v, 1, |v| {
+        text(v, 1, name);
+        nest(v, 2, fill);
+    });
+}
+pub(super) fn numbers(v: &mut Expressions, name: &str, pairs: &[(u16, u32)]) {
+    expr(v, name, |v| pairs.iter().for_each(|(k, n)| u32be(v, *k, *n)));
+}
+fn payload(v: &mut Expressions, base: u32, offset: u32, len: u32, reg: u32) {
+    numbers(v, "payload", &[(1, reg), (2, base), (3, offset), (4, len)]);
+}
+pub(super) fn saddr(v: &mut Expressions, reg: u32) {
+    payload(v, 1, 12, 4, reg);
+}
+pub(super) fn daddr(v: &mut Expressions, reg: u32) {
+    payload(v, 1, 16, 4, reg);
+}
+pub(super) fn sport(v: &mut Expressions, reg: u32) {
+    payload(v, 2, 0, 2, reg);
+}
+pub(super) fn dport(v: &mut Expressions, reg: u32) {
+    payload(v, 2, 2, 2, reg);
+}
+pub(super) fn l4proto(v: &mut Expressions, reg: u32) {
+    meta(v, 16, reg);
+}
+/// The address a connection was made to, before any translation.
+fn original_daddr(v: &mut Expressions, reg: u32) {
+    expr(v, "ct", |v| {
+        u32be(v, 1, reg);
+        u32be(v, 2, 20); // destination, IPv4
+        attr(v, 3, &[0]); // original direction
+    });
+}
+pub(super) fn meta(v: &mut Expressions, key: u32, reg: u32) {
+    numbers(v, "meta", &[(1, reg), (2, key)]);
+}
+pub(super) fn mark(v: &mut Expressions, reg: u32) {
+    meta(v, META_MARK, reg);
+}
+pub(super) fn set_mark(v: &mut Expressions, reg: u32) {
+    numbers(v, "meta", &[(3, reg), (2, META_MARK)]);
+}
+pub(super) fn clear_mark(v: &mut Expressions) {
+    constant(v, CONSTANT, &[0; 4]);
+    set_mark(v, CONSTANT);
+}
+/// A random number below `n`.
+pub(super) fn random(v: &mut Expressions, reg: u32, n: u32) {
+    numbers(v, "numgen", &[(1, reg), (2, n), (3, 1), (4, 0)]);
+}
+pub(super) fn constant(v: &mut Expressions, reg: u32, data: &[u8]) {
+    expr(v, "immediate", |v| {
+        u32be(v, 1, reg);
+        nest(v, 2, |v| attr(v, 1, data));
+    });
+}
+/// Goes on only if the register equals (or not) the data.
+pub(super) fn cmp(v: &mut Expressions, reg: u32, equal: bool, data: &[u8]) {
+    expr(v, "cmp", |v| {
+        u32be(v, 1, reg);
+        u32be(v, 2, u32::from(!equal));
+        nest(v, 3, |v| attr(v, 1, data));
+    });
+}
+pub(super) fn mask(v: &mut Expressions, reg: u32, mask: [u8; 4]) {
+    expr(v, "bitwise", |v| {
+        u32be(v, 1, reg);
+        u32be(v, 2, reg);
+        u32be(v, 3, 4);
+        nest(v, 4, |v| attr(v, 1, &mask));
+        nest(v, 5, |v| attr(v, 1, &[0; 4]));
+    });
+}
+fn in_net(v: &mut Expressions, load: fn(&mut Expressions, u32), net: Ipv4Net, inside: bool) {
+    load(v, R);
+    mask(v, R, net.netmask().octets());
+    cmp(v, R, inside, &net.network().octets());
+}
+pub(super) fn from_net(v: &mut Expressions, net: Ipv4Net, inside: bool) {
+    in_net(v, saddr, net, inside);
+}
+pub(super) fn to_net(v: &mut Expressions, net: Ipv4Net, inside: bool) {
+    in_net(v, daddr, net, inside);
+}
+pub(super) fn meant_for_net(v: &mut Expressions, net: Ipv4Net, inside: bool) {
+    in_net(v, original_daddr, net, inside);
+}
+/// Whether the packet came in by a link of a pod.
+pub(super) fn from_pod(v: &mut Expressions, yes: bool) {
+    meta(v, 21, R);
+    cmp(v, R, yes, &crate::net::LINK_GROUP.to_ne_bytes());
+}
+/// Whether the packet goes out by a link of a pod.
+pub(super) fn to_pod(v: &mut Expressions, yes: bool) {
+    meta(v, 22, R);
+    cmp(v, R, yes, &crate::net::LINK_GROUP.to_ne_bytes());
+}
+pub(super) fn not_from_lo(v: &mut Expressions) {
+    meta(v, 6, R);
+    cmp(v, R, false, b"lo\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
+}
+/// Whether the source (flag 1) or destination (flag 2) is an address of this machine.
+pub(super) fn fib_local(v: &mut Expressions, flag: u32, local: bool) {
+    numbers(v, "fib", &[(1, R), (2, 3), (3, flag)]);
+    cmp(v, R, local, &2u32.to_ne_bytes());
+}
+/// Goes on only if the connection's destination is translated.
+pub(super) fn translated(v: &mut Expressions) {
+    numbers(v, "ct", &[(1, R), (2, 2)]);
+    mask(v, R, DNAT_STATUS.to_ne_bytes());
+    cmp(v, R, false, &0u32.to_ne_bytes());
+}
+/// Goes on only if connection tracking cannot place the packet.
+pub(super) fn invalid(v: &mut Expressions) {
+    numbers(v, "ct", &[(1, R), (2, 0)]);
+    mask(v, R, INVALID_STATE.to_ne_bytes());
+    cmp(v, R, false, &0u32.to_ne_bytes());
+}
+/// Looks a key up in a set, or with `result` in a map; goes on only if it is there (`absent`: is not).
+pub(super) fn lookup(v: &mut Expressions, set: &str, from: u32, result: Option<u32>, absent: bool) {
+    expr(v, "lookup", |v| {
+        text(v, 1, set);
+        u32be(v, 2, from);
+        if let Some(to) = result {
+            u32be(v, 3, to);
+        }
+        if absent {
+            u32be(v, 5, 1);
+        }
+    });
+}
+/// Renews (operation 1) an element of a dynamic map, or deletes it (2).
+pub(super) fn dynamic(v: &mut Expressions, operation: u32, set: &str, key: u32, data: u32, seconds: u32) {
+    expr(v, "dynset", |v| {
+        text(v, 1, set);
+        u32be(v, 3, operation);
+        u32be(v, 4, key);
+        u32be(v, 5, data);
+        if operation == 1 {
+            attr(v, 6, &(u64::from(seconds) * 1000).to_be_bytes());
+        }
+    });
+}
+fn verdict(v: &mut Expressions, code: i32, chain: Option<&str>) {
+    expr(v, "immediate", |v| {
+        u32be(v, 1, 0);
+        nest(v, 2, |v| {
+            nest(v, 2, |v| {
+                u32be(v, 1, code.cast_unsigned());
+                if let Some(chain) = chain {
+                    text(v, 2, chain);
+                }
+            });
+        });
+    });
+}
+pub(super) fn drop_packet(v: &mut Expressions) {
+    verdict(v, 0, None);
+}
+pub(super) fn jump(v: &mut Expressions, chain: &str) {
+    verdict(v, -3, Some(chain));
+}
+pub(super) fn goto(v: &mut Expressions, chain: &str) {
+    verdict(v, -4, Some(chain));
+}
+pub(super) fn notrack(v: &mut Expressions) {
+    expr(v, "notrack", |_| ());
+}
+/// TCP gets a reset, everything else ICMP port unreachable.
+pub(super) fn reject(v: &mut Expressions, tcp: bool) {
+    expr(v, "reject", |v| {
+        u32be(v, 1, u32::from(tcp));
+        attr(v, 2, &[if tcp { 0 } else { 3 }]);
+    });
+}
+pub(super) fn masquerade(v: &mut Expressions) {
+    numbers(v, "masq", &[(1, RANDOM_FULLY)]);
+}
+pub(super) fn snat(v: &mut Expressions, to: std::net::Ipv4Addr) {
+    constant(v, R, &to.octets());
+    numbers(v, "nat", &[(1, 0), (2, 2), (3, R), (7, RANDOM_FULLY)]);
+}
+/// Translates the destination to what `map` has for the key at [`R`]; the mark is cleared before anybody else sees it.
+pub(super) fn dnat(v: &mut Expressions, map: &str) {
+    lookup(v, map, R, Some(RESULT), false);
+    clear_mark(v);
+    numbers(v, "nat", &[(1, 1), (2, 2), (3, RESULT), (5, RESULT + 1)]);
+}

@@ -1,0 +1,207 @@
+//! What is in the kernel: adopted at a start, compared after somebody else's change.
+
+use nix::errno::Errno;
+
+use super::{
+    ATTEMPTS, Batch, Client, Nft, NftError, TABLE,
+    class::{Class, Classes},
+    rules::PLANNED,
+    wire,
+};
+use crate::{
+    plan::Elements,
+    sys::netlink::{DUMP, attr, attributes, find, message, nest, read_text, text},
+};
+
+const SUBSYSTEM: u16 = 10 << 8;
+const GET_TABLE: u16 = 1;
+const GET_RULE: u16 = 7;
+const GET_ELEMENT: u16 = 13;
+const NEW_RULE: u16 = SUBSYSTEM | 6;
+const GET_GENERATION: u16 = 16;
+/// The table's comment before the layout's mark.
+const COMMENT: &str = "minisvc's own, do not edit; maps 1, layout ";
+
+/// Our table as found.
+#[derive(Debug, Default)]
+pub(super) struct Kernel {
+    /// The mark of its static part.
+    pub(super) layout: String,
+    pub(super) rules: usize,
+    pub(super) classes: Classes,
+    pub(super) elements: Elements,
+    pub(super) clients: Vec<Client>,
+    /// Every set is there and every element is one that we could have written.
+    pub(super) is_whole: bool,
+}
+
+/// User data of the table that `nft` shows as its comment.
+pub(super) fn comment(layout: &str) -> Vec<u8> {
+    let text = format!("{COMMENT}{layout}\0");
+    [&[0, text.len() as u8], text.as_bytes()].concat()
+}
+
+pub(super) fn write_clients(batch: &mut Batch, clients: &[Client]) {
+    batch.push(12, 0x400, "keep clients with affinity".into(), |v| {
+        text(v, 2, "clients");
+        nest(v, 3, |v| {
+            for client in clients {
+                nest(v, 1, |v| {
+                    nest(v, 1, |v| attr(v, 1, &client.key()));
+                    nest(v, 2, |v| attr(v, 1, &client.data()));
+                    attr(v, 4, &client.timeout.to_be_bytes());
+                    attr(v, 5, &client.left.to_be_bytes());
+                });
+            }
+        });
+    });
+}
+
+fn number(data: Option<&[u8]>) -> u64 {
+    data.and_then(|d| d.try_into().ok()).map_or(0, u64::from_be_bytes)
+}
+
+/// One element: its key, its data attribute, and its attributes for the rest.
+fn for_each_element(message: &[u8], mut each: impl FnMut(&[u8], &[u8], &[u8])) {
+    for (_, element) in attributes(find(message, 3).unwrap_or_default()) {
+        let key = find(element, 1).and_then(|k| find(k, 1)).unwrap_or_default();
+        each(key, find(element, 2).unwrap_or_default(), element);
+    }
+}
+
+impl Nft {
+    /// Counts the changes of all rulesets in this namespace, ours and others'.
+    pub fn generation(&mut self) -> Result<u32, NftError> {
+        let mut generation = 0;
+        self.ask(
+            "read the generation",
+            GET_GENERATION,
+            0,
+            |_| {},
+            |_, body| {
+                let id = find(body, 1).and_then(|d| d.try_into().ok());
+                generation = id.map_or(0, u32::from_be_bytes);
+            },
+        )?;
+        Ok(generation)
+    }
+
+    /// Our table, if there is one.
+    pub(super) fn read(&mut self) -> Result<Option<Kernel>, NftError> {
+        let mut torn = None;
+        for _ in 0..ATTEMPTS {
+            match self.read_once() {
+                Err(e) if e.errno == Errno::EINTR => torn = Some(e),
+                other => return other,
+            }
+        }
+        torn.map_or(Ok(None), Err)
+    }
+
+    fn read_once(&mut self) -> Result<Option<Kernel>, NftError> {
+        let mut kernel = Kernel { is_whole: true, ..Kernel::default() };
+        let table = self.ask(
+            "read the table",
+            GET_TABLE,
+            0,
+            |v| text(v, 1, TABLE),
+            |_, body| {
+                let data = find(body, 6).and_then(|d| d.get(2..)).unwrap_or_default();
+                read_text(data).strip_prefix(COMMENT).unwrap_or_default().clone_into(&mut kernel.layout);
+            },
+        );
+        match table {
+            Err(e) if e.errno == Errno::ENOENT => return Ok(None),
+            other => other?,
+        }
+        let mut rules = 0;
+        self.ask(
+            "list rules",
+            GET_RULE,
+            DUMP,
+            |v| text(v, 1, TABLE),
+            |kind, _| {
+                rules += usize::from(kind == NEW_RULE);
+            },
+        )?;
+        kernel.rules = rules;
+        let mut classes = Vec::new();
+        kernel.is_whole &= self.elements_of("class", |key, data, _| {
+            let chain = find(data, 2).and_then(|v| find(v, 2)).map(read_text);
+            classes.push((chain.and_then(Class::of_chain), key.try_into().ok().map(u32::from_ne_bytes)));
+        })?;
+        for (class, number) in classes {
+            match (class, number) {
+                (Some(class), Some(number)) => kernel.classes.insert(class, number),
+                _ => kernel.is_whole = false,
+            }
+        }
+        let fixed = Class::fixed().all(|c| kernel.classes.number(c) == c.fixed_number());
+        kernel.is_whole &= fixed;
+        for set in PLANNED {
+            let mut strange = false;
+            let there = self.elements_of(set, |key, data, _| {
+                let data = find(data, 1).unwrap_or_default();
+                match wire::read(set, key, data, &kernel.classes) {
+                    Some((key, value)) => drop(kernel.elements.insert(key, value)),
+                    None => strange = true,
+                }
+            })?;
+            kernel.is_whole &= there && !strange;
+        }
+        match self.clients() {
+            Ok(clients) => kernel.clients = clients,
+            Err(e) if e.errno == Errno::ENOENT => kernel.is_whole = false,
+            Err(e) => return Err(e),
+        }
+        Ok(Some(kernel))
+    }
+
+    /// `false`: there is no such set.
+    fn elements_of(
+        &mut self,
+        set: &str,
+        mut each: impl FnMut(&[u8], &[u8], &[u8]),
+    ) -> Result<bool, NftError> {
+        let name = |v: &mut Vec<u8>| {
+            text(v, 1, TABLE);
+            text(v, 2, set);
+        };
+        let result = self.ask("list elements", GET_ELEMENT, DUMP, name, |_, body| {
+            for_each_element(body, &mut each);
+        });
+        match result {
+            Err(e) if e.errno == Errno::ENOENT => Ok(false),
+            other => other.map(|()| true),
+        }
+    }
+
+    /// All clients with affinity.
+    pub(super) fn clients(&mut self) -> Result<Vec<Client>, NftError> {
+        let mut clients = Vec::new();
+        let there = self.elements_of("clients", |key, data, all| {
+            let data = find(data, 1).unwrap_or_default();
+            let (timeout, left) = (number(find(all, 4)), number(find(all, 5)));
+            clients.extend(Client::read(key, data, timeout, left));
+        })?;
+        if there { Ok(clients) } else { Err(NftError { what: "list clients".into(), errno: Errno::ENOENT }) }
+    }
+
+    fn ask(
+        &mut self,
+        what: &str,
+        kind: u16,
+        flags: u16,
+        fill: impl FnOnce(&mut Vec<u8>),
+        each: impl FnMut(u16, &[u8]),
+    ) -> Result<(), NftError> {
+        let seq = self.seq;
+        self.seq += 1;
+        let mut request = Vec::new();
+        message(&mut request, SUBSYSTEM | kind, flags | 1, seq, |v| {
+            v.extend([2, 0, 0, 0]);
+            fill(v);
+        });
+        self.socket.ask(&request, seq, each).map_err(|errno| NftError { what: what.into(), errno })
+    }
+}

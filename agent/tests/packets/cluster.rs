@@ -1,0 +1,255 @@
+//! Nodes on a LAN, each with a network and a dataplane of its own, and pods behind them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
+
+use anyhow::Context;
+use minisvc_agent::{
+    dataplane::{self, Dataplane, Handle},
+    net::{LinkName, Net, NetConfig, NodeRoute},
+    plan::{Proto, ServiceKey, ServicePlan, ServicePort},
+};
+use minisvc_tests::{
+    netns::{Lan, Namespace},
+    traffic::Server,
+};
+
+/// The client outside of the cluster.
+pub const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
+/// Pods listen here, TCP and UDP.
+pub const POD_PORT: u16 = 8080;
+const LAN: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+
+/// Address of the n-th node, from 1.
+pub fn node_ip(n: u8) -> Ipv4Addr {
+    Ipv4Addr::new(192, 0, 2, 10 + n)
+}
+
+fn pod_cidr(n: u8) -> ipnet::Ipv4Net {
+    format!("10.244.{n}.0/24").parse().unwrap()
+}
+
+/// A service on port 80, TCP and UDP.
+#[derive(Clone, Debug)]
+pub struct Service {
+    pub number: u8,
+    pub ip: Ipv4Addr,
+    pub node_port: Option<u16>,
+    pub affinity: Option<u32>,
+    pub endpoints: BTreeSet<(Ipv4Addr, u16)>,
+}
+
+impl Service {
+    pub fn new(number: u8) -> Self {
+        let ip = Ipv4Addr::new(10, 96, 1, number);
+        Service { number, ip, node_port: None, affinity: None, endpoints: BTreeSet::new() }
+    }
+
+    pub fn node_port(self, node_port: u16) -> Self {
+        Service { node_port: Some(node_port), ..self }
+    }
+
+    pub fn affinity(self, seconds: u32) -> Self {
+        Service { affinity: Some(seconds), ..self }
+    }
+
+    pub fn endpoints(self, cluster: &Cluster, pods: &[&str]) -> Self {
+        Service { endpoints: pods.iter().map(|p| (cluster.ip(p), POD_PORT)).collect(), ..self }
+    }
+
+    pub fn address(&self) -> (Ipv4Addr, u16) {
+        (self.ip, 80)
+    }
+
+    fn key(&self) -> ServiceKey {
+        ServiceKey { namespace: "default".into(), name: format!("s{}", self.number) }
+    }
+
+    fn plan(&self) -> ServicePlan {
+        let port = |proto| ServicePort {
+            cluster_ip: self.ip,
+            proto,
+            port: 80,
+            node_port: self.node_port,
+            affinity: self.affinity,
+            endpoints: self.endpoints.clone(),
+        };
+        ServicePlan { ports: vec![port(Proto::Tcp), port(Proto::Udp)] }
+    }
+}
+
+struct Node {
+    namespace: Namespace,
+    net: Net,
+    dataplane: Handle,
+}
+
+struct Pod {
+    namespace: Namespace,
+    ip: Ipv4Addr,
+    _server: Server,
+}
+
+/// The cluster of a test.
+pub struct Cluster {
+    _lan: Lan,
+    client: Namespace,
+    nodes: Vec<Node>,
+    pods: BTreeMap<String, Pod>,
+}
+
+async fn start(n: u8) -> anyhow::Result<(Net, Handle)> {
+    let (service_cidr, all_pods) = ("10.96.0.0/16".parse()?, "10.244.0.0/16".parse()?);
+    let (dns_ip, node_port_range) = (Ipv4Addr::new(10, 96, 0, 10), (30000, 32767));
+    let net = Net::start(NetConfig {
+        node_ip: node_ip(n),
+        local_pod_cidr: pod_cidr(n),
+        pod_cidr: all_pods,
+        service_cidr,
+        dns_ip,
+        node_port_range,
+    })
+    .await?;
+    let dataplane = Dataplane::start(dataplane::Config {
+        node_ip: node_ip(n),
+        dns_ip,
+        service_cidr,
+        pod_cidr: all_pods,
+        local_pod_cidr: pod_cidr(n),
+        node_port_range,
+    })?;
+    Ok((net, dataplane))
+}
+
+fn routes(nodes: &[u8]) -> Vec<NodeRoute> {
+    nodes
+        .iter()
+        .map(|n| NodeRoute { name: format!("node-{n}"), ip: node_ip(*n), pod_cidr: pod_cidr(*n) })
+        .collect()
+}
+
+impl Cluster {
+    pub fn new(count: u8) -> anyhow::Result<Self> {
+        let mut lan = Lan::new(LAN)?;
+        let client = lan.machine("client", CLIENT)?;
+        let all: Vec<u8> = (1..=count).collect();
+        let mut nodes = Vec::new();
+        for n in &all {
+            let namespace = lan.machine(&format!("node-{n}"), node_ip(*n))?;
+            let (net, dataplane) = namespace.block_on(async || {
+                let (net, dataplane) = start(*n).await?;
+                net.set_routes(routes(&all)).await?;
+                dataplane.set_nodes(routes(&all)).await?;
+                dataplane.apply(vec![]).await?;
+                Ok((net, dataplane))
+            })?;
+            nodes.push(Node { namespace, net, dataplane });
+        }
+        Ok(Cluster { _lan: lan, client, nodes, pods: BTreeMap::new() })
+    }
+
+    /// A pod on a node, with a server inside.
+    pub fn pod(&mut self, node: u8, name: &str) -> anyhow::Result<()> {
+        let namespace = Namespace::new(name)?;
+        let ip = Ipv4Addr::new(10, 244, node, 2 + self.pods.len() as u8);
+        let on = self.on(node);
+        let link = LinkName::of_pod(name);
+        on.namespace.block_on(async || Ok(on.net.attach(link, ip, namespace.fd()?).await?))?;
+        let server = Server::start(&namespace, POD_PORT)?;
+        self.pods.insert(name.to_owned(), Pod { namespace, ip, _server: server });
+        Ok(())
+    }
+
+    fn on(&self, node: u8) -> &Node {
+        &self.nodes[usize::from(node) - 1]
+    }
+
+    /// A pod's namespace.
+    pub fn ns(&self, pod: &str) -> &Namespace {
+        &self.pods[pod].namespace
+    }
+
+    pub fn ip(&self, pod: &str) -> Ipv4Addr {
+        self.pods[pod].ip
+    }
+
+    pub fn node(&self, n: u8) -> &Namespace {
+        &self.on(n).namespace
+    }
+
+    pub fn outside(&self) -> &Namespace {
+        &self.client
+    }
+
+    /// Programs services on every node.
+    pub fn apply<'s>(&self, services: impl IntoIterator<Item = &'s Service>) -> anyhow::Result<()> {
+        let touched: Vec<_> = services.into_iter().map(|s| (s.key(), Some(s.plan()))).collect();
+        self.touch(&touched)
+    }
+
+    /// Takes a service away from every node.
+    pub fn remove(&self, number: u8) -> anyhow::Result<()> {
+        self.touch(&[(Service::new(number).key(), None)])
+    }
+
+    fn touch(&self, touched: &[(ServiceKey, Option<ServicePlan>)]) -> anyhow::Result<()> {
+        for node in &self.nodes {
+            node.namespace.block_on(async || Ok(node.dataplane.apply(touched.to_vec()).await?))?;
+        }
+        Ok(())
+    }
+
+    /// New agents on every node; the next [`Cluster::apply`] must bring all services.
+    pub fn restart_agents(&mut self) -> anyhow::Result<()> {
+        for (n, node) in (1..).zip(&mut self.nodes) {
+            (node.net, node.dataplane) = node.namespace.block_on(async || start(n).await)?;
+        }
+        Ok(())
+    }
+
+    pub fn set_nodes(&self, node: u8, nodes: &[u8]) -> anyhow::Result<()> {
+        let on = self.on(node);
+        on.namespace.block_on(async || Ok(on.dataplane.set_nodes(routes(nodes)).await?))
+    }
+
+    /// What a node says after something was done to it.
+    pub fn next_notice(&self, node: u8, harm: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<String> {
+        let mut notices = self.on(node).dataplane.notices();
+        harm()?;
+        self.node(node).block_on(async || Ok(notices.recv().await.context("no notice")?.to_string()))
+    }
+
+    /// Our table as `nft` shows it: users run that, and some shapes of rules make nft 1.0.6 abort.
+    pub fn listing(&self, node: u8) -> anyhow::Result<String> {
+        self.node(node).run("nft", &["list", "table", "ip", "minisvc"])
+    }
+
+    /// The client sends a range by way of a node.
+    pub fn outside_route(&self, range: &str, via: Ipv4Addr) -> anyhow::Result<()> {
+        let range: ipnet::Ipv4Net = range.parse()?;
+        let route = rtnetlink::RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(range.addr(), range.prefix_len())
+            .gateway(via)
+            .build();
+        self.client.enter(|| {
+            minisvc_tests::netns::netlink(async |handle| Ok(handle.route().add(route).execute().await?))
+        })
+    }
+
+    /// Drops what leaves a node with such a mark, as a foreign policy route does.
+    pub fn black_hole(&self, node: u8, mark: u32, mask: u32) -> anyhow::Result<()> {
+        use netlink_packet_route::rule::{RuleAction, RuleAttribute};
+        self.node(node).enter(|| {
+            minisvc_tests::netns::netlink(async |handle| {
+                let mut add =
+                    handle.rule().add().v4().action(RuleAction::Blackhole).priority(100 + mark % 1000);
+                add.message_mut()
+                    .attributes
+                    .extend([RuleAttribute::FwMark(mark), RuleAttribute::FwMask(mask)]);
+                Ok(add.execute().await?)
+            })
+        })
+    }
+}
