@@ -113,7 +113,11 @@ fn start(args: &UpArgs, paths: &Paths, config: Option<&Path>) -> anyhow::Result<
         }
         keeper.wait()?;
         if result.is_ok() {
-            print(&format!("cluster \"{}\" is down; `up` brings its objects back", args.name))?;
+            let name = if args.name == "default" { String::new() } else { format!(" --name {}", args.name) };
+            print(&format!(
+                "cluster \"{}\" is down; `minisvc up{name}` brings its objects back, `minisvc down --purge{name}` forgets them",
+                args.name
+            ))?;
         }
     }
     result?.map_or(Ok(()), |e| Err(e.context("the demonstration failed, the cluster runs")))
@@ -154,7 +158,7 @@ async fn watch(
         let found = place(args, paths, config)?;
         let client = connect(&paths.admin_config())?;
         if args.demo {
-            match demo::run(&client, &told).await {
+            match demo::run(&client, &told, print).await {
                 Ok(()) => {}
                 Err(e) if args.detach => fault = Some(e),
                 Err(e) => told(&format!("the demonstration failed: {e:#}"))?,

@@ -45,7 +45,11 @@ fn node_port(service: &Object) -> Option<u16> {
 }
 
 /// Makes deployment and service (or takes those that are there), asks, and tells.
-pub async fn run(client: &Client, told: &impl Fn(&str) -> anyhow::Result<()>) -> anyhow::Result<()> {
+pub async fn run(
+    client: &Client,
+    told: &impl Fn(&str) -> anyhow::Result<()>,
+    print: impl Fn(&str) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     told("$ minisvc create deployment hello --replicas 4 -- minisvc echo --port 8080")?;
     told(&make(client, &DEPLOYMENTS, &deployment()).await?)?;
     told("$ minisvc create service nodeport hello --tcp=80:8080")?;
@@ -71,13 +75,11 @@ pub async fn run(client: &Client, told: &impl Fn(&str) -> anyhow::Result<()>) ->
         let question = question(&target.to_string(), "minisvc", &asked, &[("container", NAME)]);
         answers.push(Answer::of(&format!("pod {pod}"), &asked, exec::capture(client, &question).await));
     }
-    told("who answers:")?;
-    for line in answers::table(&answers) {
-        told(&format!("  {line}"))?;
-    }
-    told("by which way:")?;
-    for answer in &answers {
-        told(&format!("  {}", answers::way(answer, &facts)))?;
+    told("asked from everywhere:")?;
+    let ways = answers.iter().map(|a| answers::way(a, &facts));
+    let lines = answers::table(&answers).into_iter().chain([String::new()]).chain(ways);
+    for line in lines {
+        print(format!("         {line}").trim_end())?;
     }
     match answers.iter().filter(|a| a.said.is_err()).count() {
         0 => Ok(()),

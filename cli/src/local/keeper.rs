@@ -212,6 +212,11 @@ fn remove(path: &Path) -> std::io::Result<()> {
 fn free_port(port: u16) -> anyhow::Result<()> {
     match std::net::TcpListener::bind(("127.0.0.1", port)) {
         Ok(_) => Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {
+            bail!(
+                "the API's port {port} on 127.0.0.1 is taken by another program: choose another with --api-port"
+            )
+        }
         Err(e) => {
             bail!("the API's port {port} on 127.0.0.1 cannot be had ({e}): choose another with --api-port")
         }

@@ -189,3 +189,6 @@ fn events(page: &mut Page, events: &[Object], now: Timestamp) {
         .collect();
     page.underlined_table(2, &["Type", "Reason", "Age", "From", "Message"], &rows);
 }
+
+#[cfg(test)]
+mod tests;

@@ -45,8 +45,29 @@ fn from_server(status: &ApiError, context: Option<&str>) -> String {
     }
 }
 
+/// On one line, and without the system's numbers, which its words say already.
 fn one_line(text: &str) -> String {
-    text.split(['\n', '\r']).map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join(" ")
+    without_numbers(text)
+        .split(['\n', '\r'])
+        .map(str::trim)
+        .filter(|l| !l.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+fn without_numbers(text: &str) -> String {
+    let mut parts = text.split(" (os error ");
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.split_once(')') {
+            Some((number, rest)) if number.bytes().all(|b| b.is_ascii_digit()) => out.push_str(rest),
+            _ => {
+                out.push_str(" (os error ");
+                out.push_str(part);
+            }
+        }
+    }
+    out
 }
 
 #[cfg(test)]
@@ -85,6 +106,10 @@ mod tests {
                  spec.ports[0].nodePort: Invalid value: 80: provided port is not in the valid range",
             ),
             (anyhow!("first\n  second\n"), "error: first second"),
+            (
+                anyhow!("a: No such file (os error 2): b (os error x)"),
+                "error: a: No such file: b (os error x)",
+            ),
             (
                 anyhow!(NO_CLUSTER),
                 "error: no cluster is configured: start one with \"minisvc up\", or give --config",

@@ -8,7 +8,7 @@ use crate::status::{ApiError, Reason};
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The server answered with a Status.
-    #[error("{0}")]
+    #[error(transparent)]
     Api(#[from] ApiError),
     /// No answer came, or it broke off.
     #[error("the server {server} does not answer: {cause}")]

@@ -58,7 +58,7 @@ fn read(body: &str) -> Result<Said, String> {
 
 /// Lines with a head.
 pub fn table(answers: &[Answer]) -> Vec<String> {
-    let mut rows = vec![["FROM", "ASKED", "ANSWERED BY", "ON", "WHICH SAW"].map(str::to_owned)];
+    let mut rows = vec![["FROM", "ASKED", "ANSWERED BY", "ON", "AS SEEN THERE"].map(str::to_owned)];
     for answer in answers {
         let (pod, node, client) = match &answer.said {
             Ok(said) => (said.pod.clone(), said.node.clone(), said.client.clone()),
@@ -93,9 +93,11 @@ pub fn way(answer: &Answer, facts: &Facts) -> String {
     match asked.parse::<SocketAddr>() {
         Ok(address) if address.ip().is_loopback() => {
             steps.push(asked.clone());
-            // The node hides the client behind its own address, and so tells which one it was.
-            let seen = said.client.parse::<SocketAddr>().ok().and_then(|c| named(c.ip()));
-            steps.push(seen.unwrap_or_else(|| format!("any ready node, port {}", facts.node_port)));
+            // A node that sends the client on to another node hides it behind its own address, and so tells which one it was;
+            // one whose own pod answers keeps the client's address.
+            let hidden = said.client.parse::<SocketAddr>().ok().and_then(|c| named(c.ip()));
+            let own = || facts.nodes.iter().find(|n| n.name == said.node).and_then(|n| named(n.ip.into()));
+            steps.push(hidden.or_else(own).unwrap_or_else(|| format!("a node, port {}", facts.node_port)));
         }
         Ok(address) => steps.push(named(address.ip()).unwrap_or_else(|| asked.clone())),
         // A name, which the node's own DNS answers.
@@ -138,7 +140,9 @@ mod tests {
             way("you", "127.0.0.1:30080", "192.168.77.11:40000"),
             "you -> 127.0.0.1:30080 -> node-1 192.168.77.11:30080 -> ClusterIP 10.96.1.2:80 -> pod hello-1 10.244.1.4:8080 on node-2"
         );
-        assert!(way("you", "127.0.0.1:30080", "1.2.3.4:5").contains(" -> any ready node, port 30080 -> "));
+        assert!(
+            way("you", "127.0.0.1:30080", "192.168.77.1:5").contains(" -> node-2 192.168.77.12:30080 -> ")
+        );
         assert_eq!(
             way("node-1", "192.168.77.12:30080", "192.168.77.12:1"),
             "node-1 -> node-2 192.168.77.12:30080 -> ClusterIP 10.96.1.2:80 -> pod hello-1 10.244.1.4:8080 on node-2"
@@ -160,7 +164,7 @@ mod tests {
         assert_eq!(
             table(&answers),
             [
-                "FROM     ASKED             ANSWERED BY   ON       WHICH SAW",
+                "FROM     ASKED             ANSWERED BY   ON       AS SEEN THERE",
                 "you      127.0.0.1:30080   hello-1       node-2   192.168.77.11:4",
                 "node-1   x                 nobody: refused by a firewall",
             ]

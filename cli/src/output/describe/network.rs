@@ -57,8 +57,8 @@ fn programmed(service: &Object, progress: Option<&ServiceProgress>) -> String {
     if let Some(p) = progress {
         let done = p.ready_nodes.saturating_sub(p.late_nodes.len());
         lines[0] = format!("{}, on {done} of {} ready nodes", lines[0], p.ready_nodes);
-        lines.extend(p.late_nodes.iter().map(|n| format!("late: node {n}")));
-        lines.extend(p.late_pods.iter().map(|n| format!("late: pod {n}")));
+        lines.extend(p.late_nodes.iter().map(|n| format!("not yet by node {n}")));
+        lines.extend(p.late_pods.iter().map(|n| format!("waits for pod {n}")));
     }
     lines.join("\n")
 }

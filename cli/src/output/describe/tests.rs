@@ -1,0 +1,140 @@
+//! Pages as a user reads them.
+
+use serde_json::json;
+
+use super::*;
+
+const NOW: &str = "2026-11-25T08:00:00Z";
+
+fn object(value: Value) -> Object {
+    serde_json::from_value(value).unwrap()
+}
+
+fn page(value: Value, related: &Related) -> String {
+    describe(&object(value), related, NOW.parse().unwrap())
+}
+
+fn event(reason: &str, message: &str, count: u64, last: &str) -> Object {
+    object(
+        json!({"apiVersion": "v1", "kind": "Event", "metadata": {"name": "e"}, "type": "Normal", "reason": reason,
+        "message": message, "count": count, "firstTimestamp": "2026-11-25T07:00:00Z", "lastTimestamp": last,
+        "source": {"component": "minisvc-agent"}}),
+    )
+}
+
+fn pod() -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "hello-1", "namespace": "default", "labels": {"app": "hello", "tier": "web"},
+            "annotations": {"note": "one\ntwo"},
+            "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "hello", "uid": "u", "controller": true}]},
+        "spec": {"nodeName": "node-2", "containers": [{"name": "hello", "command": ["minisvc", "echo"],
+            "ports": [{"containerPort": 8080}], "env": [{"name": "A", "value": "b"}],
+            "readinessProbe": {"httpGet": {"path": "/ready", "port": 8080}, "periodSeconds": 1}}]},
+        "status": {"phase": "Running", "hostIP": "192.168.77.12", "podIP": "10.244.1.4", "startTime": "2026-11-25T07:59:00Z",
+            "conditions": [{"type": "Ready", "status": "False", "reason": "ContainersNotReady", "message": "hello is not ready"}],
+            "containerStatuses": [{"name": "hello", "ready": false, "restartCount": 3,
+                "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 40 s"}},
+                "lastState": {"terminated": {"exitCode": 1, "reason": "Error", "startedAt": "2026-11-25T07:59:00Z",
+                    "finishedAt": "2026-11-25T07:59:01Z"}}}]}})
+}
+
+#[test]
+fn a_pod() {
+    let events = vec![
+        event("Started", "Started container hello", 3, "2026-11-25T07:59:30Z"),
+        event("Scheduled", "Assigned to node-2", 1, "2026-11-25T07:57:30Z"),
+    ];
+    insta::assert_snapshot!(page(pod(), &Related { events, ..Related::default() }));
+}
+
+#[test]
+fn a_service() {
+    let slice = object(
+        json!({"metadata": {"name": "hello-x"}, "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+        "endpoints": [
+            {"addresses": ["10.244.1.4"], "conditions": {"ready": true}}, {"addresses": ["10.244.1.3"], "conditions": {"ready": true}},
+            {"addresses": ["10.244.1.2"], "conditions": {"ready": true}}, {"addresses": ["10.244.1.1"], "conditions": {"ready": true}},
+            {"addresses": ["10.244.1.9"], "conditions": {"ready": false}}]}),
+    );
+    let progress = ServiceProgress {
+        pods: 5,
+        late_pods: vec!["hello-9: not Ready".into()],
+        late_nodes: vec!["node-3".into()],
+        ready_nodes: 3,
+        ..ServiceProgress::default()
+    };
+    let related = Related { slices: vec![slice], progress: Some(progress), ..Related::default() };
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "hello", "namespace": "default"},
+        "spec": {"type": "NodePort", "clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7"], "ipFamilies": ["IPv4"],
+            "ipFamilyPolicy": "SingleStack", "selector": {"app": "hello", "tier": "web"}, "sessionAffinity": "ClientIP",
+            "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 10800}}, "externalTrafficPolicy": "Cluster",
+            "ports": [{"name": "http", "port": 80, "targetPort": "web", "protocol": "TCP", "nodePort": 30080},
+                {"name": "dns", "port": 53, "targetPort": 53, "protocol": "UDP"}]},
+        "status": {"conditions": [{"type": "Programmed", "status": "False", "reason": "Late", "message": "1 of 3 nodes is late"}]}});
+    insta::assert_snapshot!(page(service, &related));
+}
+
+#[test]
+fn a_node() {
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-1", "creationTimestamp": "2026-11-25T07:00:00Z"},
+        "spec": {"podCIDR": "10.244.0.0/24"},
+        "status": {"addresses": [{"type": "InternalIP", "address": "192.168.77.11"}], "capacity": {"cpu": "2", "pods": "250"},
+            "conditions": [{"type": "Ready", "status": "True", "reason": "AgentReady", "message": "The agent is ready",
+                "lastTransitionTime": "2026-11-25T07:00:01Z"}],
+            "nodeInfo": {"kernelVersion": "6.1", "machineID": ""}}});
+    let mut ended = pod();
+    ended["status"]["phase"] = "Failed".into();
+    let related = Related { pods: vec![object(pod()), object(ended)], ..Related::default() };
+    insta::assert_snapshot!(page(node, &related));
+}
+
+#[test]
+fn a_deployment() {
+    let template = json!({"metadata": {"labels": {"app": "hello"}}, "spec": {"containers": [{"name": "hello", "command": ["true"]}]}});
+    let set = |name: &str, command: &str| {
+        let mut template = template.clone();
+        template["metadata"]["labels"]["pod-template-hash"] = "x".into();
+        template["spec"]["containers"][0]["command"][0] = command.into();
+        object(
+            json!({"metadata": {"name": name}, "spec": {"replicas": 2, "template": template}, "status": {"replicas": 1}}),
+        )
+    };
+    let deployment = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "hello", "namespace": "default"},
+        "spec": {"replicas": 2, "selector": {"matchLabels": {"app": "hello"}}, "template": template,
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": "25%"}}},
+        "status": {"replicas": 3, "updatedReplicas": 1, "availableReplicas": 2, "unavailableReplicas": 1,
+            "conditions": [{"type": "Available", "status": "True"}]}});
+    let related = Related {
+        replica_sets: vec![set("hello-old", "false"), set("hello-new", "true")],
+        ..Related::default()
+    };
+    insta::assert_snapshot!(page(deployment, &related));
+}
+
+#[test]
+fn a_page_cannot_speak_to_the_terminal() {
+    let text = page(
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a\u{1b}[2J", "labels": {"x": "y\u{7}"}}}),
+        &Related::default(),
+    );
+    assert!(!text.contains('\u{1b}') && !text.contains('\u{7}'), "{text:?}");
+}
+
+#[test]
+fn ages_are_shortened_as_kubectl_does() {
+    for (seconds, text) in [
+        (0, "0s"),
+        (119, "119s"),
+        (120, "2m"),
+        (125, "2m5s"),
+        (3600, "60m"),
+        (3 * 3600 + 60, "3h1m"),
+        (9 * 3600 + 60, "9h"),
+        (50 * 3600, "2d2h"),
+        (100 * 86400, "100d"),
+        (3 * 365 * 86400, "3y"),
+        (-5, "0s"),
+    ] {
+        assert_eq!(duration(seconds), text, "{seconds}");
+    }
+}
