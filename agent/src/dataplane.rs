@@ -322,6 +322,3 @@ fn local_addresses() -> BTreeSet<Ipv4Addr> {
     let all = nix::ifaddrs::getifaddrs().into_iter().flatten();
     all.filter_map(|a| Some(a.address?.as_sockaddr_in()?.ip())).collect()
 }
-
-#[cfg(test)]
-mod tests;

@@ -13,6 +13,7 @@ pub mod net;
 #[cfg(target_os = "linux")]
 pub mod nft;
 pub mod plan;
+pub mod relay;
 #[cfg(target_os = "linux")]
 pub mod run;
 #[cfg(target_os = "linux")]

@@ -21,6 +21,7 @@ use crate::{
     runtime::{LocalRuntime, RuntimeConfig, RuntimeError},
     sync::{
         events::Recorder,
+        node_ports::{self, Doors},
         nodes, pods,
         readiness::Readiness,
         registration::{RegisterError, register},
@@ -130,8 +131,22 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
             }
         }),
     ));
-    let outputs =
-        services::Outputs { dataplane: dataplane.clone(), zone: zone.clone(), readiness: readiness.clone() };
+    let doors = Doors::default();
+    let node_ports = node_ports::run(
+        config.node_name.clone(),
+        config.node_ip,
+        doors.subscribe(),
+        dataplane.clone(),
+        recorder.clone(),
+        shutdown.clone(),
+    );
+    parts.spawn(part("node ports", Box::pin(node_ports)));
+    let outputs = services::Outputs {
+        dataplane: dataplane.clone(),
+        zone: zone.clone(),
+        doors,
+        readiness: readiness.clone(),
+    };
     parts.spawn(part("services", Box::pin(services::run(client.clone(), outputs, shutdown.clone()))));
     let routes = nodes::run(
         client.clone(),

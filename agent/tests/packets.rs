@@ -8,10 +8,12 @@ mod cluster;
 use std::{collections::BTreeSet, io::ErrorKind, net::Ipv4Addr};
 
 use cluster::{CLIENT, Cluster, POD_PORT, Service, node_ip};
+use minisvc_agent::{plan::Proto, relay::keep_node_ports};
 use minisvc_tests::{
     netns::{Namespace, isolated},
     traffic::{self, Answer, Connection, Flow, SILENCE},
 };
+use tokio::sync::{mpsc, watch};
 
 /// The servers that answer `n` new connections, and the client addresses they see.
 fn seen(
@@ -82,6 +84,45 @@ fn every_way_to_a_service_reaches_every_endpoint_from_the_right_source() -> anyh
         assert_eq!(cluster.ns("a").enter(|| traffic::tcp((node_ip(2), 7000)))?.client.ip(), cluster.ip("a"));
         cluster.listing(1)?;
         Ok(())
+    })
+}
+
+#[test]
+fn node_ports_answer_on_loopback_addresses_too() -> anyhow::Result<()> {
+    isolated("node_ports_answer_on_loopback_addresses_too", || {
+        let mut cluster = Cluster::new(2)?;
+        for (node, pod) in [(1, "a"), (2, "c")] {
+            cluster.pod(node, pod)?;
+        }
+        let web = Service::new(1).node_port(30080).endpoints(&cluster, &["a", "c"]);
+        cluster.apply([&web])?;
+        cluster.node(1).block_on(async || {
+            let wanted = [Proto::Tcp, Proto::Udp].map(|proto| ((proto, 30080), "web")).into();
+            let (_wanted, receiver) = watch::channel(wanted);
+            let (taken, mut words) = mpsc::channel(1);
+            let relay = tokio::spawn(keep_node_ports(node_ip(1), receiver, taken));
+            let ask = tokio::task::spawn_blocking(|| {
+                let (v4, v6) = (Ipv4Addr::LOCALHOST, std::net::Ipv6Addr::LOCALHOST);
+                while Connection::open((v6, 30080)).is_err() {
+                    std::thread::yield_now();
+                }
+                let mut servers = BTreeSet::new();
+                for _ in 0..20 {
+                    servers.insert(Connection::open((v4, 30080))?.ask()?.server);
+                    servers.insert(Connection::open((v6, 30080))?.ask()?.server);
+                }
+                assert_eq!(servers, names(["a", "c"]));
+                let by_udp = (0..20).map(|_| Ok(traffic::udp((v4, 30080))?.server));
+                assert_eq!(by_udp.collect::<anyhow::Result<BTreeSet<_>>>()?, names(["a", "c"]));
+                anyhow::Ok(())
+            });
+            tokio::select! {
+                done = ask => done??,
+                Some(word) = words.recv() => anyhow::bail!("{word:?}"),
+            }
+            relay.abort();
+            Ok(())
+        })
     })
 }
 

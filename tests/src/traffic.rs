@@ -116,12 +116,12 @@ pub struct Connection(TcpStream);
 
 impl Connection {
     /// Connects from the calling thread's namespace.
-    pub fn open(to: (Ipv4Addr, u16)) -> io::Result<Self> {
+    pub fn open(to: impl Into<SocketAddr>) -> io::Result<Self> {
         Self::within(to, PATIENCE)
     }
 
     /// Connects, or gives up with `TimedOut`.
-    pub fn within(to: (Ipv4Addr, u16), patience: Duration) -> io::Result<Self> {
+    pub fn within(to: impl Into<SocketAddr>, patience: Duration) -> io::Result<Self> {
         let stream = TcpStream::connect_timeout(&to.into(), patience)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         Ok(Connection(stream))

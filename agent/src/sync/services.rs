@@ -11,11 +11,11 @@ use minisvc_proto::{
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{readiness::Readiness, world::World};
+use super::{node_ports::Doors, readiness::Readiness, world::World};
 use crate::{
     dataplane::Handle,
     dns::Zone,
-    plan::{ServiceKey, plan_service},
+    plan::{ServiceKey, ServicePlan, plan_service},
 };
 
 const FIRST_RETRY: Duration = Duration::from_millis(50);
@@ -29,13 +29,15 @@ pub struct Outputs {
     pub dataplane: Handle,
     /// The names.
     pub zone: Arc<ArcSwap<Zone>>,
+    /// The nodePorts on loopback addresses.
+    pub doors: Doors,
     /// How far it has come.
     pub readiness: Readiness,
 }
 
 /// Follows services and slices until cancelled. Nothing is programmed before both have been listed once: what an earlier agent
 /// left goes on serving until then. A kernel that refuses is asked again, with everything that was touched since.
-pub async fn run(client: Client, outputs: Outputs, shutdown: CancellationToken) {
+pub async fn run(client: Client, mut outputs: Outputs, shutdown: CancellationToken) {
     let all =
         |resource| Informer::spawn(client.clone(), Target::collection(resource, None), ListParams::default());
     let (mut services, mut slices) = (all(&SERVICES), all(&ENDPOINT_SLICES));
@@ -60,7 +62,7 @@ pub async fn run(client: Client, outputs: Outputs, shutdown: CancellationToken) 
         }
         let seen = (world.services_seen, world.slices_seen);
         if !installed || !pending.is_empty() {
-            if let Err(error) = program(&world, &pending, &outputs).await {
+            if let Err(error) = program(&world, &pending, &mut outputs).await {
                 tracing::error!(%error, services = pending.len(), "the kernel refused; trying again in {retry:?}");
                 outputs.readiness.fails(PART, &error);
                 due = Some(Instant::now() + retry);
@@ -80,13 +82,20 @@ pub async fn run(client: Client, outputs: Outputs, shutdown: CancellationToken) 
 async fn program(
     world: &World,
     keys: &BTreeSet<ServiceKey>,
-    outputs: &Outputs,
+    outputs: &mut Outputs,
 ) -> Result<(), crate::nft::NftError> {
-    let touched = keys
+    let planned: Vec<_> = keys
         .iter()
-        .map(|key| (key.clone(), world.service(key).map(|(service, slices)| plan_service(service, &slices))))
+        .map(|key| {
+            (key, world.service(key).map(|(service, slices)| (service, plan_service(service, &slices))))
+        })
         .collect();
+    let plan_of = |found: &Option<(_, ServicePlan)>| found.as_ref().map(|(_, plan)| plan.clone());
+    let touched = planned.iter().map(|(key, found)| ((*key).clone(), plan_of(found))).collect();
     outputs.dataplane.apply(touched).await?;
+    for (key, found) in &planned {
+        outputs.doors.put(key, found.as_ref().map(|(service, plan)| (*service, plan)));
+    }
     let zone = outputs.zone.load();
     if let Some(new) = zone.with(keys.iter().map(|key| (key, world.service(key)))) {
         outputs.zone.store(Arc::new(new));

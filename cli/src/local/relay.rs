@@ -2,10 +2,7 @@
 //! one of its threads opens inside the room's network. A socket belongs to the network in which it was made, for good.
 
 mod dns;
-mod doors;
 mod services;
-mod tcp;
-mod udp;
 
 use std::{
     fs::File,
@@ -13,14 +10,23 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     os::fd::OwnedFd,
     sync::{Arc, RwLock, mpsc},
+    time::Duration,
 };
 
 use anyhow::{Context, anyhow};
+use minisvc_agent::{
+    plan::Proto,
+    relay::{Dial, Door},
+};
 use nix::{
     sched::{CloneFlags, setns},
     sys::socket::{AddressFamily, SockFlag, SockType, socket},
 };
-use tokio::{net::TcpStream, sync::oneshot};
+use tokio::{
+    net::{TcpStream, UdpSocket},
+    sync::oneshot,
+    time::timeout,
+};
 
 use super::{args::UpArgs, lan, paths::Paths};
 
@@ -31,8 +37,9 @@ pub fn run(args: &UpArgs, paths: &Paths) -> anyhow::Result<()> {
     let room = RoomSockets::open(netns)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let api = Targets::fixed(SocketAddr::new(lan::SERVER.into(), super::SERVER_PORT));
-        let _api = doors::Door::open(doors::Protocol::Tcp, args.api_port, room.clone(), api)
+        let server = SocketAddr::new(lan::SERVER.into(), super::SERVER_PORT);
+        let api = IntoRoom { room: room.clone(), targets: Targets::Fixed(server) };
+        let _api = Door::open(Proto::Tcp, args.api_port, api)
             .await
             .with_context(|| format!("the API's port {} on 127.0.0.1", args.api_port))?;
         tokio::spawn(dns::serve(room.clone()));
@@ -86,14 +93,14 @@ impl RoomSockets {
     }
 
     /// A UDP socket in the room.
-    pub async fn udp(&self, bind: SocketAddr) -> io::Result<tokio::net::UdpSocket> {
+    pub async fn udp(&self, bind: SocketAddr) -> io::Result<UdpSocket> {
         let fd = self.socket(SockType::Datagram).await?;
         let address = match bind {
             SocketAddr::V4(a) => nix::sys::socket::SockaddrIn::from(a),
             SocketAddr::V6(_) => return Err(io::Error::from(io::ErrorKind::Unsupported)),
         };
         nix::sys::socket::bind(std::os::fd::AsRawFd::as_raw_fd(&fd), &address)?;
-        tokio::net::UdpSocket::from_std(std::net::UdpSocket::from(fd))
+        UdpSocket::from_std(std::net::UdpSocket::from(fd))
     }
 }
 
@@ -107,10 +114,6 @@ pub enum Targets {
 }
 
 impl Targets {
-    fn fixed(address: SocketAddr) -> Self {
-        Targets::Fixed(address)
-    }
-
     /// The addresses in the order in which to try them: at random, so that every node gets its share.
     pub fn in_random_order(&self) -> Vec<SocketAddr> {
         match self {
@@ -127,7 +130,40 @@ impl Targets {
     }
 }
 
+/// Through the wall, to one of the targets.
+#[derive(Clone)]
+pub struct IntoRoom {
+    /// Makes the sockets.
+    pub room: RoomSockets,
+    /// Who serves.
+    pub targets: Targets,
+}
+
+impl Dial for IntoRoom {
+    async fn tcp(&self) -> io::Result<TcpStream> {
+        let mut last = no_target();
+        for target in self.targets.in_random_order() {
+            match timeout(CONNECT, self.room.connect(target)).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(e)) => last = e,
+                Err(_) => last = io::ErrorKind::TimedOut.into(),
+            }
+        }
+        Err(last)
+    }
+
+    async fn udp(&self) -> io::Result<UdpSocket> {
+        let target = self.targets.in_random_order().into_iter().next().ok_or_else(no_target)?;
+        let socket = self.room.udp(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0)).await?;
+        socket.connect(target).await?;
+        Ok(socket)
+    }
+}
+
+/// How long a node may take to accept a connection before another one is tried.
+const CONNECT: Duration = Duration::from_secs(3);
+
 /// What is said when no target can be had.
-pub fn no_target() -> io::Error {
+fn no_target() -> io::Error {
     io::Error::other(anyhow!("no node is ready"))
 }

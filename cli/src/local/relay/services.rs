@@ -1,12 +1,16 @@
 //! Which doors stand open: one for every nodePort of every service.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     net::Ipv4Addr,
     sync::{Arc, RwLock},
     time::Duration,
 };
 
+use minisvc_agent::{
+    plan::Proto,
+    relay::{DoorKey, Taken, keep},
+};
 use minisvc_proto::{
     Object,
     client::Client,
@@ -14,11 +18,9 @@ use minisvc_proto::{
     resource::{EVENTS, NODES, SERVICES},
 };
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 
-use super::{
-    RoomSockets, Targets,
-    doors::{Door, Protocol},
-};
+use super::{IntoRoom, RoomSockets, Targets};
 use crate::local::{
     api::{connect, follow as follow_kind, ready_node},
     paths::Paths,
@@ -27,10 +29,9 @@ use crate::local::{
 
 /// Between two looks for the credentials.
 const AGAIN: Duration = Duration::from_millis(10);
-/// Between two attempts to open a door that was taken.
-const TAKEN_AGAIN: Duration = Duration::from_secs(5);
+/// Words about doors that were taken, waiting to be said.
+const TAKEN: usize = 64;
 
-type Key = (Protocol, u16);
 type Owner = (String, String, String);
 
 /// Follows nodes and services for ever.
@@ -52,62 +53,29 @@ pub async fn follow(paths: &Paths, room: RoomSockets) -> anyhow::Result<()> {
     let services = follow_kind(&api, &SERVICES, |services| {
         wanted.send_replace(wanted_doors(&services));
     });
-    tokio::join!(nodes, services, keep_doors(&api, room, ready.clone(), wanted.subscribe()));
+    let (taken, words) = mpsc::channel(TAKEN);
+    let dial = |_: Proto, port| IntoRoom { room: room.clone(), targets: Targets::Nodes(ready.clone(), port) };
+    tokio::join!(nodes, services, keep(wanted.subscribe(), dial, taken), tell(&api, words));
     Ok(())
 }
 
-async fn keep_doors(
-    api: &Client,
-    room: RoomSockets,
-    ready: Arc<RwLock<Vec<Ipv4Addr>>>,
-    mut wanted: tokio::sync::watch::Receiver<BTreeMap<Key, Owner>>,
-) {
-    let mut open: HashMap<Key, Door> = HashMap::new();
-    let mut told: HashMap<Key, Owner> = HashMap::new();
-    loop {
-        let now = wanted.borrow_and_update().clone();
-        open.retain(|key, _| now.contains_key(key));
-        told.retain(|key, owner| now.get(key) == Some(owner));
-        for (key, owner) in &now {
-            if open.contains_key(key) {
-                continue;
-            }
-            let (protocol, port) = *key;
-            match Door::open(protocol, port, room.clone(), Targets::Nodes(ready.clone(), port)).await {
-                Ok(door) => {
-                    open.insert(*key, door);
-                    told.remove(key);
-                }
-                Err(e) if told.get(key) != Some(owner) => {
-                    let (namespace, name, _) = owner;
-                    let text = format!(
-                        "{protocol} port {port} of this machine cannot be had ({e}): {namespace}/{name} answers on the nodes only"
-                    );
-                    say(&text);
-                    tracing::warn!("{text}");
-                    if let Err(e) = event(api, owner, &text).await {
-                        tracing::warn!("no event could be written: {e:#}");
-                    }
-                    told.insert(*key, owner.clone());
-                }
-                Err(_) => {}
-            }
-        }
-        let retry = if told.is_empty() { None } else { Some(TAKEN_AGAIN) };
-        let changed = async {
-            match retry {
-                Some(after) => tokio::time::timeout(after, wanted.changed()).await.unwrap_or(Ok(())),
-                None => wanted.changed().await,
-            }
-        };
-        if changed.await.is_err() {
-            return;
+/// Says, on the terminal and as an event, which nodePorts this machine does not have.
+async fn tell(api: &Client, mut taken: mpsc::Receiver<Taken<Owner>>) {
+    while let Some(Taken { proto, port, owner, cause }) = taken.recv().await {
+        let (namespace, name, _) = &owner;
+        let text = format!(
+            "{proto} port {port} of this machine cannot be had ({cause}): {namespace}/{name} answers on the nodes only"
+        );
+        say(&text);
+        tracing::warn!("{text}");
+        if let Err(e) = event(api, &owner, &text).await {
+            tracing::warn!("no event could be written: {e:#}");
         }
     }
 }
 
 /// The nodePorts of all services, each with the namespace, name and uid of its owner.
-fn wanted_doors(services: &[&Object]) -> BTreeMap<Key, Owner> {
+fn wanted_doors(services: &[&Object]) -> BTreeMap<DoorKey, Owner> {
     let mut doors = BTreeMap::new();
     for service in services {
         let text = |pointer: &str| service.str_at(pointer).unwrap_or("").to_owned();
@@ -116,8 +84,8 @@ fn wanted_doors(services: &[&Object]) -> BTreeMap<Key, Owner> {
         for port in ports.unwrap_or_default() {
             let number = port.get("nodePort").and_then(Value::as_u64).and_then(|n| u16::try_from(n).ok());
             let protocol = match port.get("protocol").and_then(Value::as_str) {
-                None | Some("TCP") => Protocol::Tcp,
-                Some("UDP") => Protocol::Udp,
+                None | Some("TCP") => Proto::Tcp,
+                Some("UDP") => Proto::Udp,
                 Some(_) => continue,
             };
             if let Some(number) = number.filter(|n| *n > 0) {
@@ -154,6 +122,6 @@ mod tests {
             {"port": 81}, {"port": 82, "nodePort": 0}, {"port": 83, "nodePort": 30083, "protocol": "SCTP"}]}}))
         .unwrap();
         let doors = wanted_doors(&[&service]);
-        assert_eq!(doors.keys().collect::<Vec<_>>(), [&(Protocol::Tcp, 30080), &(Protocol::Udp, 30080)]);
+        assert_eq!(doors.keys().collect::<Vec<_>>(), [&(Proto::Tcp, 30080), &(Proto::Udp, 30080)]);
     }
 }

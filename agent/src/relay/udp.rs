@@ -1,12 +1,6 @@
-//! UDP through the wall: one socket in the room for every sender, as long as something flows.
+//! UDP: one socket on the other side for every sender, as long as something flows.
 
-use std::{
-    collections::HashMap,
-    io,
-    net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     net::UdpSocket,
@@ -15,7 +9,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{RoomSockets, Targets, no_target};
+use super::Dial;
 
 /// A flow is forgotten after this long without a datagram either way.
 const IDLE: Duration = Duration::from_mins(1);
@@ -26,7 +20,7 @@ const QUEUE: usize = 64;
 const MOST_FLOWS: usize = 4096;
 
 /// Relays until it is dropped.
-pub async fn serve(socket: UdpSocket, room: RoomSockets, targets: Targets) {
+pub(super) async fn serve(socket: UdpSocket, dial: impl Dial) {
     let socket = Arc::new(socket);
     let mut flows: HashMap<SocketAddr, (Id, mpsc::Sender<Vec<u8>>)> = HashMap::new();
     let mut tasks: JoinSet<SocketAddr> = JoinSet::new();
@@ -40,9 +34,9 @@ pub async fn serve(socket: UdpSocket, room: RoomSockets, targets: Targets) {
                 if !known {
                     if flows.len() >= MOST_FLOWS { continue; }
                     let (queue, datagrams) = mpsc::channel(QUEUE);
-                    let (socket, room, targets) = (socket.clone(), room.clone(), targets.clone());
+                    let (socket, dial) = (socket.clone(), dial.clone());
                     let id = tasks.spawn(async move {
-                        let _ = carry(&socket, from, datagrams, &room, &targets).await;
+                        let _ = carry(&socket, from, datagrams, &dial).await;
                         from
                     }).id();
                     flows.insert(from, (id, queue));
@@ -64,12 +58,9 @@ async fn carry(
     outside: &UdpSocket,
     client: SocketAddr,
     mut datagrams: mpsc::Receiver<Vec<u8>>,
-    room: &RoomSockets,
-    targets: &Targets,
+    dial: &impl Dial,
 ) -> io::Result<()> {
-    let target = targets.in_random_order().into_iter().next().ok_or_else(no_target)?;
-    let inside = room.udp(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0)).await?;
-    inside.connect(target).await?;
+    let inside = dial.udp().await?;
     let mut buffer = vec![0; LARGEST];
     loop {
         let step = async {

@@ -1,0 +1,160 @@
+//! The nodePorts of all services on this node's loopback addresses, and what users are told of the dataplane.
+
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
+use k8s_openapi::api::core::v1::Service;
+use minisvc_proto::{
+    NodeName, Object,
+    resource::{NODES, SERVICES},
+};
+use serde_json::Value;
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::events::{Recorder, Severity};
+use crate::{
+    dataplane::{Handle, Notice},
+    plan::{ServiceKey, ServicePlan},
+    relay::{DoorKey, Taken, keep_node_ports},
+};
+
+/// Words about ports that are taken, waiting to be recorded.
+const WORDS: usize = 64;
+
+/// A service that has nodePorts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    key: ServiceKey,
+    uid: String,
+}
+
+/// The doors that should be open, kept from the plans of services.
+#[derive(Clone, Debug)]
+pub struct Doors {
+    of_service: BTreeMap<ServiceKey, Vec<DoorKey>>,
+    wanted: watch::Sender<BTreeMap<DoorKey, Owner>>,
+}
+
+impl Default for Doors {
+    fn default() -> Self {
+        Doors { of_service: BTreeMap::new(), wanted: watch::Sender::new(BTreeMap::new()) }
+    }
+}
+
+impl Doors {
+    /// What is wanted, now and later.
+    pub fn subscribe(&self) -> watch::Receiver<BTreeMap<DoorKey, Owner>> {
+        self.wanted.subscribe()
+    }
+
+    /// A service with its plan, or gone. One whose nodePorts stay costs nothing.
+    pub fn put(&mut self, key: &ServiceKey, found: Option<(&Service, &ServicePlan)>) {
+        let ports = found.map(|(_, plan)| &plan.ports[..]).unwrap_or_default();
+        let now: Vec<DoorKey> = ports.iter().filter_map(|p| Some((p.proto, p.node_port?))).collect();
+        let before = self.of_service.get(key).map(Vec::as_slice).unwrap_or_default();
+        if now == before {
+            return;
+        }
+        let uid = found.and_then(|(service, _)| service.metadata.uid.clone()).unwrap_or_default();
+        self.wanted.send_modify(|wanted| {
+            wanted.retain(|_, owner| owner.key != *key);
+            let owner = Owner { key: key.clone(), uid };
+            wanted.extend(now.iter().map(|door| (*door, owner.clone())));
+        });
+        if now.is_empty() {
+            self.of_service.remove(key);
+        } else {
+            self.of_service.insert(key.clone(), now);
+        }
+    }
+}
+
+/// Keeps the doors open until cancelled, and records what users should know.
+pub async fn run(
+    node: NodeName,
+    node_ip: Ipv4Addr,
+    wanted: watch::Receiver<BTreeMap<DoorKey, Owner>>,
+    dataplane: Handle,
+    recorder: Recorder,
+    shutdown: CancellationToken,
+) {
+    let (taken, mut words) = mpsc::channel(WORDS);
+    let mut notices = dataplane.notices();
+    let node_object = Object::new(&NODES, None, node.as_str());
+    let tell = async {
+        loop {
+            tokio::select! {
+                Some(word) = words.recv() => {
+                    let (service, message) = taken_word(&node, &word);
+                    tracing::warn!("{message}");
+                    recorder.event(&service, Severity::Warning, "PortTaken", message);
+                }
+                notice = notices.recv() => match notice {
+                    Ok(notice) => {
+                        let reason = match &notice {
+                            Notice::Repaired(_) => "RulesRepaired",
+                            Notice::Failing(_) => "RulesFailing",
+                        };
+                        recorder.event(&node_object, Severity::Warning, reason, notice.to_string());
+                    }
+                    Err(broadcast::error::RecvError::Lagged(_)) => {}
+                    Err(broadcast::error::RecvError::Closed) => return,
+                },
+            }
+        }
+    };
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        () = keep_node_ports(node_ip, wanted, taken) => shutdown.cancelled().await,
+        () = tell => shutdown.cancelled().await,
+    }
+}
+
+fn taken_word(node: &NodeName, word: &Taken<Owner>) -> (Object, String) {
+    let Taken { proto, port, owner, cause } = word;
+    let mut service = Object::new(&SERVICES, Some(&owner.key.namespace), &owner.key.name);
+    service.metadata_mut().insert("uid".into(), Value::String(owner.uid.clone()));
+    let message = format!(
+        "{proto} port {port} of 127.0.0.1 on {node} cannot be had ({cause}): end what listens there, or give the service another nodePort"
+    );
+    (service, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Proto, ServicePort};
+
+    fn plan(node_ports: &[u16]) -> ServicePlan {
+        let port = |n: &u16| ServicePort {
+            cluster_ip: Ipv4Addr::new(10, 96, 0, 1),
+            proto: Proto::Tcp,
+            port: 80,
+            node_port: Some(*n),
+            affinity: None,
+            endpoints: [].into(),
+        };
+        ServicePlan { ports: node_ports.iter().map(port).collect() }
+    }
+
+    fn key(name: &str) -> ServiceKey {
+        ServiceKey { namespace: "default".into(), name: name.into() }
+    }
+
+    #[test]
+    fn doors_follow_plans_and_stay_still_when_only_endpoints_change() {
+        let mut doors = Doors::default();
+        let mut wanted = doors.subscribe();
+        let service = Service::default();
+        doors.put(&key("a"), Some((&service, &plan(&[30001, 30002]))));
+        doors.put(&key("b"), Some((&service, &plan(&[30003]))));
+        let keys = |w: &BTreeMap<DoorKey, Owner>| w.keys().map(|k| k.1).collect::<Vec<_>>();
+        assert_eq!(keys(&wanted.borrow_and_update()), [30001, 30002, 30003]);
+        doors.put(&key("b"), Some((&service, &plan(&[30003]))));
+        assert!(!wanted.has_changed().unwrap());
+        doors.put(&key("a"), Some((&service, &plan(&[30002, 30004]))));
+        assert_eq!(keys(&wanted.borrow_and_update()), [30002, 30003, 30004]);
+        doors.put(&key("a"), None);
+        assert_eq!(keys(&wanted.borrow_and_update()), [30003]);
+    }
+}
