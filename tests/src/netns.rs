@@ -6,6 +6,7 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr},
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    path::Path,
     process::Command,
     thread,
 };
@@ -49,6 +50,12 @@ impl Namespace {
             netlink(async |handle| up(&handle, 1).await)?;
             Ok(File::open("/proc/thread-self/ns/net")?)
         })?;
+        Ok(Namespace { name: name.to_owned(), file })
+    }
+
+    /// One that is there already, such as `/proc/PID/ns/net`.
+    pub fn open(name: &str, file: &Path) -> anyhow::Result<Self> {
+        let file = File::open(file).with_context(|| format!("{name}: {}", file.display()))?;
         Ok(Namespace { name: name.to_owned(), file })
     }
 

@@ -1,0 +1,157 @@
+//! What services cost on the way of a packet.
+
+use std::{net::Ipv4Addr, ops::Range, time::Duration};
+
+use super::{
+    figure::{Figure, Target, Unit, median, thousands},
+    load::{Server, bytes_per_second, connections_per_second, request_server, sink_server},
+    objects::{self, ENDPOINTS, PORT, SERVICES, cluster_ip},
+    program::Effort,
+    topology::{Place, Topology},
+};
+
+/// What direct connections go to. A server keeps its closed connections for a minute and compares new ones of the same ports
+/// with them; a client's clock differs by the address it called, so direct and service connections must not meet there.
+const DIRECT_PORT: u16 = 7000;
+const DIRECT_BULK_PORT: u16 = 7001;
+const BULK_PORT: u16 = 9000;
+/// What endpoints of the measured services listen on.
+const SERVED: Range<u16> = objects::POD_PORT..objects::POD_PORT + ENDPOINTS;
+
+const REMOTE_SERVICE: u16 = 0;
+const LOCAL_SERVICE: u16 = 1;
+const BULK_SERVICE: u16 = 2;
+const SPREAD_SERVICE: u16 = 3;
+
+struct Stage {
+    topology: Topology,
+    _servers: Vec<Server>,
+}
+
+impl Stage {
+    fn new() -> anyhow::Result<Self> {
+        let topology = Topology::new()?;
+        let mut servers = Vec::new();
+        for pod in [&topology.local, &topology.remote] {
+            servers.push(request_server(pod, DIRECT_PORT..DIRECT_PORT + 1)?);
+            servers.push(request_server(pod, SERVED)?);
+        }
+        servers.push(sink_server(&topology.remote, DIRECT_BULK_PORT..DIRECT_BULK_PORT + 1)?);
+        servers.push(sink_server(&topology.remote, BULK_PORT..BULK_PORT + 1)?);
+        Ok(Stage { topology, _servers: servers })
+    }
+
+    /// The services that are measured, and others up to `count`.
+    fn load(&self, measured: &[u16], count: u16) -> anyhow::Result<()> {
+        let one = |place, port| move |n| vec![objects::slice(n, 1, port, &[(Topology::server(place), true)])];
+        let slices = |n: u16| match n {
+            REMOTE_SERVICE => one(Place::Remote, SERVED.start)(n),
+            LOCAL_SERVICE => one(Place::Local, SERVED.start)(n),
+            BULK_SERVICE => one(Place::Remote, BULK_PORT)(n),
+            SPREAD_SERVICE => SERVED.flat_map(|port| one(Place::Remote, port)(n)).collect(),
+            other => vec![objects::idle_slice(other)],
+        };
+        let last = SPREAD_SERVICE + 1;
+        let all: Vec<u16> =
+            measured.iter().copied().chain((last..).take(usize::from(count) - measured.len())).collect();
+        let plans = objects::plan(
+            all.iter().map(|n| objects::service(*n)).collect(),
+            all.iter().flat_map(|n| slices(*n)).collect(),
+        )?;
+        self.topology.load(&plans)
+    }
+
+    fn connections(&self, to: (Ipv4Addr, u16), time: Duration) -> anyhow::Result<f64> {
+        connections_per_second(&self.topology.client, to, time)
+    }
+}
+
+/// One side of a comparison: prepares and measures.
+type Side<'a> = &'a dyn Fn() -> anyhow::Result<f64>;
+
+/// Measures both sides in every round, the first one first in every other round.
+fn alternate(effort: Effort, below: Side, above: Side) -> anyhow::Result<Vec<(f64, f64)>> {
+    (0..effort.rounds)
+        .map(|round| {
+            if round % 2 == 0 {
+                let first = below()?;
+                Ok((first, above()?))
+            } else {
+                let first = above()?;
+                Ok((below()?, first))
+            }
+        })
+        .collect()
+}
+
+fn ratio(
+    name: &str,
+    target: f64,
+    sides: (&str, &str),
+    show: fn(f64) -> String,
+    rounds: &[(f64, f64)],
+) -> Figure {
+    let ratios: Vec<f64> = rounds.iter().map(|(below, above)| above / below).collect();
+    let side = |pick: fn(&(f64, f64)) -> f64| show(median(&rounds.iter().map(pick).collect::<Vec<_>>()));
+    let note = format!("{} {}, {} {}", sides.0, side(|r| r.0), sides.1, side(|r| r.1));
+    Figure::of_rounds(name, Unit::Ratio, &ratios, Target::AtLeast(target), note)
+}
+
+fn rate(n: f64) -> String {
+    format!("{}/s", thousands(n))
+}
+
+fn bulk(n: f64) -> String {
+    format!("{:.2} GB/s", n / 1e9)
+}
+
+/// New connections of a pod to a ClusterIP, beside those to the pod itself without any table.
+pub fn connections(effort: Effort) -> anyhow::Result<Vec<Figure>> {
+    let stage = Stage::new()?;
+    let places = [
+        ("new connections, ClusterIP / direct, other node", Place::Remote, REMOTE_SERVICE),
+        ("new connections, ClusterIP / direct, same node", Place::Local, LOCAL_SERVICE),
+    ];
+    let measure = |(name, place, service)| {
+        let direct = || {
+            stage.topology.unload()?;
+            stage.connections((Topology::server(place), DIRECT_PORT), effort.time)
+        };
+        let through = || {
+            stage.load(&[service], 1)?;
+            stage.connections((cluster_ip(service), PORT), effort.time)
+        };
+        let rounds = alternate(effort, &direct, &through)?;
+        Ok(ratio(name, 0.80, ("direct", "ClusterIP"), rate, &rounds))
+    };
+    places.into_iter().map(measure).collect()
+}
+
+/// New connections to a service among many, beside those to the same service alone.
+pub fn many_services(effort: Effort) -> anyhow::Result<Vec<Figure>> {
+    let stage = Stage::new()?;
+    let among = |count| {
+        stage.load(&[SPREAD_SERVICE], count)?;
+        stage.connections((cluster_ip(SPREAD_SERVICE), PORT), effort.time)
+    };
+    let rounds = alternate(effort, &|| among(1), &|| among(SERVICES))?;
+    let name = "new connections, 1,000 services / 1 service";
+    Ok(vec![ratio(name, 0.90, ("1:", "1,000:"), rate, &rounds)])
+}
+
+/// Bulk through one connection to a ClusterIP, beside one to the pod itself without any table.
+pub fn throughput(effort: Effort) -> anyhow::Result<Vec<Figure>> {
+    let stage = Stage::new()?;
+    let client = &stage.topology.client;
+    let direct = || {
+        stage.topology.unload()?;
+        bytes_per_second(client, (Topology::server(Place::Remote), DIRECT_BULK_PORT), effort.time)
+    };
+    let through = || {
+        stage.load(&[BULK_SERVICE], 1)?;
+        bytes_per_second(client, (cluster_ip(BULK_SERVICE), PORT), effort.time)
+    };
+    let rounds = alternate(effort, &direct, &through)?;
+    let name = "TCP throughput, ClusterIP / direct, other node";
+    Ok(vec![ratio(name, 0.95, ("direct", "ClusterIP"), bulk, &rounds)])
+}
