@@ -22,7 +22,7 @@ mod reconcile;
 pub mod replicaset;
 mod world;
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Instant};
 
 pub use bootstrap::bootstrap;
 use minisvc_proto::{ApiError, ObjectKey};
@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     lifecycle::Lifecycle,
+    nodes::Listening,
     queue::{Outcome, Queue},
     world::{Queues, World},
 };
@@ -46,9 +47,18 @@ pub fn start(
     progress: Arc<Progress>,
     shutdown: CancellationToken,
 ) -> JoinSet<&'static str> {
+    start_listening(registry, progress, Listening::start(Instant::now()), shutdown)
+}
+
+fn start_listening(
+    registry: Registry,
+    progress: Arc<Progress>,
+    listening: Listening,
+    shutdown: CancellationToken,
+) -> JoinSet<&'static str> {
     let (recorder, scribe) = events::recorder();
     let world = Arc::new(World::new(registry, progress, recorder));
-    let lifecycle = Arc::new(Lifecycle::start());
+    let lifecycle = Arc::new(Lifecycle::new(listening));
     let mut tasks = JoinSet::new();
 
     {

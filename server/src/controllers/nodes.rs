@@ -23,6 +23,12 @@ impl Listening {
         Listening { since: now, expected: now }
     }
 
+    /// Since some time ago, without a stall since then.
+    #[cfg(test)]
+    pub fn since(then: Instant) -> Self {
+        Listening { since: then, expected: Instant::now() }
+    }
+
     /// To be called at each tick, with the time of the next one.
     pub fn tick(&mut self, now: Instant, period: Duration) {
         if now.saturating_duration_since(self.expected) > STALL_LIMIT {

@@ -2,7 +2,7 @@
 
 mod cluster;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use minisvc_proto::resource::{
     DEPLOYMENTS, ENDPOINT_SLICES, EVENTS, NAMESPACES, NODES, PODS, REPLICA_SETS, SERVICES,
@@ -133,4 +133,172 @@ async fn a_namespace_goes_with_all_it_holds_and_default_stays() {
     assert_eq!(cluster.registry.create(&target, deployment, options).await.unwrap_err().code, 404);
     let key = ObjectKey::cluster(&NAMESPACES, "default");
     assert_eq!(cluster.registry.delete(&key, DeleteOptions::default()).await.unwrap_err().code, 403);
+}
+
+#[tokio::test]
+async fn a_silent_node_is_unknown_and_its_endpoints_leave_until_it_speaks_again() {
+    let cluster = Cluster::start().await;
+    cluster.node("n1").await;
+    let second = cluster.node("n2").await;
+    cluster.service("web").await;
+    cluster.deployment("web", 4).await;
+    cluster.ready_pods(4).await;
+    cluster.endpoints("web", 4).await;
+    second.cancel();
+    cluster.silence("n2");
+    let nodes = cluster.until(&NODES, |all| conditions::status(&all[1], "Ready") == Some("Unknown")).await;
+    assert!(conditions::is_true(&nodes[0], "Ready"));
+    cluster.endpoints("web", 2).await;
+    let pods = cluster.registry.list(&PODS, None).1;
+    for p in pods.iter().filter(|p| pod::node(p) == Some("n2")) {
+        assert_eq!(conditions::get(p, "Ready").unwrap()["reason"], "NodeNotReady");
+    }
+    cluster.until(&EVENTS, |all| all.iter().any(|e| e.str_at("/reason") == Some("NodeNotReady"))).await;
+    cluster.agent("n2").await;
+    cluster.endpoints("web", 4).await;
+}
+
+#[tokio::test]
+async fn what_happened_while_no_controller_ran_is_caught_up() {
+    let cluster = Cluster::start().await;
+    cluster.node("n1").await;
+    for name in ["a", "b", "c"] {
+        cluster.service(name).await;
+        cluster.deployment(name, 2).await;
+    }
+    cluster.ready_pods(6).await;
+    let registry = cluster.registry.clone();
+    cluster.stop().await;
+
+    let delete = async |resource, name: &str| {
+        let key = ObjectKey::namespaced(resource, "default", name);
+        registry.delete(&key, DeleteOptions::default()).await.unwrap();
+    };
+    delete(&SERVICES, "a").await;
+    delete(&DEPLOYMENTS, "a").await;
+    let key = ObjectKey::namespaced(&DEPLOYMENTS, "default", "b");
+    let scale = cluster::object(serde_json::json!({"kind": "Scale", "spec": {"replicas": 5}}));
+    registry.update_scale(&key, scale, crate::registry::WriteOptions::default()).await.unwrap();
+
+    let cluster = Cluster::over(registry).await;
+    cluster.agent("n1").await;
+    cluster.ready_pods(7).await;
+    cluster.endpoints("b", 5).await;
+    cluster.endpoints("c", 2).await;
+    cluster
+        .until(&ENDPOINT_SLICES, |all| all.iter().all(|s| s.label("kubernetes.io/service-name") != Some("a")))
+        .await;
+}
+
+/// Something that a user does.
+#[derive(Clone, Debug)]
+enum Step {
+    Deployment(u8, usize),
+    NoDeployment(u8),
+    Service(u8),
+    NoService(u8),
+    NoPod(usize),
+    Node(u8),
+    NoNode(u8),
+}
+
+fn steps() -> impl proptest::strategy::Strategy<Value = Vec<Step>> {
+    use proptest::prelude::*;
+    let step = prop_oneof![
+        4 => (0_u8..3, 0_usize..6).prop_map(|(n, replicas)| Step::Deployment(n, replicas)),
+        1 => (0_u8..3).prop_map(Step::NoDeployment),
+        2 => (0_u8..3).prop_map(Step::Service),
+        1 => (0_u8..3).prop_map(Step::NoService),
+        3 => any::<usize>().prop_map(Step::NoPod),
+        1 => (0_u8..3).prop_map(Step::Node),
+        1 => (0_u8..3).prop_map(Step::NoNode),
+    ];
+    proptest::collection::vec(step, 1..25)
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(12))]
+    #[test]
+    fn whatever_is_done_in_whatever_order_ends_as_wished(steps in steps()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(play(steps));
+    }
+}
+
+async fn play(steps: Vec<Step>) {
+    let cluster = Cluster::start().await;
+    let (mut wished, mut services, mut agents) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
+    let remove = async |resource, namespace: Option<&str>, name: &str| {
+        let key = ObjectKey { resource, namespace: namespace.map(str::to_owned), name: name.to_owned() };
+        let _ = cluster.registry.delete(&key, DeleteOptions::default()).await;
+    };
+    for step in steps.into_iter().chain([Step::Node(0)]) {
+        match step {
+            Step::Deployment(n, replicas) => {
+                let name = format!("d{n}");
+                if wished.insert(name.clone(), replicas).is_none() {
+                    cluster.deployment(&name, replicas).await;
+                } else {
+                    cluster.scale(&name, replicas.try_into().unwrap()).await;
+                }
+            }
+            Step::NoDeployment(n) => {
+                wished.remove(&format!("d{n}"));
+                remove(&DEPLOYMENTS, Some("default"), &format!("d{n}")).await;
+            }
+            Step::Service(n) => {
+                if services.insert(format!("d{n}")) {
+                    cluster.service(&format!("d{n}")).await;
+                }
+            }
+            Step::NoService(n) => {
+                services.remove(&format!("d{n}"));
+                remove(&SERVICES, Some("default"), &format!("d{n}")).await;
+            }
+            Step::NoPod(n) => {
+                let (_, pods) = cluster.registry.list(&PODS, None);
+                if let Some(p) = pods.get(n % pods.len().max(1)) {
+                    remove(&PODS, Some("default"), p.name()).await;
+                }
+            }
+            Step::Node(n) => {
+                let name = format!("n{n}");
+                if !agents.contains_key(&name) {
+                    let agent = cluster.node(&name).await;
+                    agents.insert(name, agent);
+                }
+            }
+            Step::NoNode(n) => {
+                if let Some(agent) = agents.remove(&format!("n{n}")) {
+                    agent.cancel();
+                    remove(&NODES, None, &format!("n{n}")).await;
+                }
+            }
+        }
+    }
+    let pods = cluster.ready_pods(wished.values().sum()).await;
+    for p in &pods {
+        assert!(agents.contains_key(pod::node(p).unwrap()), "{} runs on no node", p.name());
+    }
+    for (name, replicas) in &wished {
+        let own = pods.iter().filter(|p| p.label("app") == Some(name)).count();
+        assert_eq!(own, *replicas, "{name}");
+        cluster
+            .until(&DEPLOYMENTS, |all| {
+                let d = all.iter().find(|d| d.name() == name).unwrap();
+                d.pointer("/status/availableReplicas") == Some(&(*replicas).into())
+            })
+            .await;
+    }
+    for name in &services {
+        cluster.endpoints(name, wished.get(name).copied().unwrap_or(0)).await;
+    }
+    let slices = |s: &Arc<minisvc_proto::Object>| {
+        let service = s.label("kubernetes.io/service-name").unwrap();
+        service == "kubernetes" || services.contains(service)
+    };
+    cluster.until(&ENDPOINT_SLICES, |all| all.iter().all(slices)).await;
+    cluster.until(&REPLICA_SETS, |all| all.len() == wished.len()).await;
+    cluster.until(&SERVICES, |all| all.iter().all(|s| conditions::is_true(s, "Programmed"))).await;
+    cluster.stop().await;
 }

@@ -18,7 +18,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::{
     cache::Item,
     conditions::{self, Condition},
-    controllers::{bootstrap, pod, start},
+    controllers::{bootstrap, nodes::Listening, pod, start_listening},
     progress::Progress,
     registry::{DeleteOptions, Part, Registry, WriteOptions, testing},
 };
@@ -40,10 +40,12 @@ impl Cluster {
         Self::over(testing::registry()).await
     }
 
+    /// Controllers over what is there, which have listened to the nodes for long.
     pub async fn over(registry: Registry) -> Self {
         bootstrap(&registry, "10.0.0.1:7443".parse().unwrap()).await.unwrap();
         let (progress, shutdown) = (Arc::new(Progress::default()), CancellationToken::new());
-        let tasks = start(registry.clone(), progress.clone(), shutdown.clone());
+        let listening = Listening::since(long_ago());
+        let tasks = start_listening(registry.clone(), progress.clone(), listening, shutdown.clone());
         Cluster { registry, progress, tasks, _end: shutdown.clone().drop_guard(), shutdown }
     }
 
@@ -62,14 +64,20 @@ impl Cluster {
         self.registry.create(&target, object(value), WriteOptions::default()).await.unwrap()
     }
 
-    /// A Node that reports and runs its pods until the token is cancelled.
+    /// A Node with an agent that reports and runs its pods until the token is cancelled.
     pub async fn node(&self, name: &str) -> CancellationToken {
-        let end = self.shutdown.child_token();
         self.create(&NODES, json!({"metadata": {"name": name}})).await;
+        self.agent(name).await
+    }
+
+    /// A life of the agent of a registered node.
+    pub async fn agent(&self, name: &str) -> CancellationToken {
+        let end = self.shutdown.child_token();
         let agent = Agent {
             registry: self.registry.clone(),
             progress: self.progress.clone(),
             name: name.to_owned(),
+            boot: rand::random::<u64>().to_string(),
             said: 0,
         };
         let token = end.clone();
@@ -77,6 +85,14 @@ impl Cluster {
         self.until(&NODES, |all| all.iter().any(|n| n.name() == name && conditions::is_true(n, "Ready")))
             .await;
         end
+    }
+
+    /// The node was last heard long ago: its agent must have ended.
+    pub fn silence(&self, name: &str) {
+        let name = name.parse().unwrap();
+        let mut report = self.progress.report(&name).unwrap();
+        report.sequence += 1;
+        assert!(self.progress.record(&name, report, long_ago()));
     }
 
     pub async fn deployment(&self, name: &str, replicas: usize) -> Arc<Object> {
@@ -153,7 +169,12 @@ struct Agent {
     registry: Registry,
     progress: Arc<Progress>,
     name: String,
+    boot: String,
     said: u64,
+}
+
+fn long_ago() -> Instant {
+    Instant::now().checked_sub(Duration::from_mins(1)).unwrap()
 }
 
 impl Agent {
@@ -181,7 +202,7 @@ impl Agent {
         self.said += 1;
         let at = self.registry.revision();
         let report = NodeReport {
-            boot_id: "first".into(),
+            boot_id: self.boot.clone(),
             sequence: self.said,
             services: at,
             endpoint_slices: at,
