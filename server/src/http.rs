@@ -8,6 +8,7 @@ mod body;
 mod call;
 mod discovery;
 mod nodes;
+mod openapi;
 mod proxy;
 mod query;
 mod verbs;

@@ -4,7 +4,7 @@ use http::Method;
 use minisvc_proto::{ApiError, Reason, path::Target};
 use serde_json::Value;
 
-use super::{discovery, query::Query};
+use super::{discovery, openapi, query::Query};
 
 /// A request, understood.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,7 +58,7 @@ impl Call {
         let fixed = match path {
             "/healthz" | "/livez" | "/readyz" => Some(Call::Health),
             "/version" | "/version/" => Some(Call::Version),
-            _ => discovery::document(path).map(Call::Document),
+            _ => discovery::document(path).or_else(|| openapi::document(path)).map(Call::Document),
         };
         if let Some(call) = fixed {
             return if reads { Ok(call) } else { Err(not_allowed()) };
