@@ -5,5 +5,6 @@ pub mod binary;
 pub mod cluster;
 #[cfg(target_os = "linux")]
 pub mod netns;
+pub mod server;
 #[cfg(target_os = "linux")]
 pub mod traffic;

@@ -7,6 +7,7 @@ use minisvc_proto::{
     ObjectKey, Resource,
     client::{ClientError, ListParams},
     path::Target,
+    resource::NAMESPACES,
 };
 use serde_json::{Value, json};
 
@@ -69,6 +70,8 @@ async fn keys(session: &Session, args: &Delete) -> anyhow::Result<Vec<ObjectKey>
             }
             keys.push(key);
         }
+        // A namespace takes along what is in it: what the file names there goes first.
+        keys.sort_by_key(|key| *key.resource == NAMESPACES);
         return Ok(keys);
     }
     for item in selection::parse(&args.what)? {

@@ -53,8 +53,9 @@ pub async fn run(
     told("$ minisvc create deployment hello --replicas 4 -- minisvc echo --port 8080")?;
     told(&make(client, &DEPLOYMENTS, &deployment()).await?)?;
     told("$ minisvc create service nodeport hello --tcp=80:8080")?;
-    told(&make(client, &SERVICES, &service()?).await?)?;
-    let progress = programmed::await_progress(client, NAMESPACE, NAME, WAIT).await?;
+    let service = service()?;
+    told(&make(client, &SERVICES, &service).await?)?;
+    let progress = programmed::await_progress(client, NAMESPACE, &service, WAIT).await?;
     told(&format!(
         "{} pods are Ready, and {} nodes have programmed the service",
         progress.pods, progress.ready_nodes
