@@ -1,5 +1,7 @@
 //! The node agent: runs pods as local processes and programs the kernel's forwarding.
 
+#[cfg(target_os = "linux")]
+pub mod api;
 pub mod config;
 #[cfg(target_os = "linux")]
 pub mod conntrack;

@@ -12,6 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     AgentConfig,
+    api::{Api, ApiConfig},
+    config::API_PORT,
     dataplane::{self, Dataplane},
     dns::{Listeners, Zone, parse_resolv_conf},
     net::{Net, NetConfig, NetError},
@@ -107,6 +109,8 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
         .map_err(|cause| AgentError::File { path: config.resolv_conf.clone(), cause })?;
     let upstreams = parse_resolv_conf(&resolv_conf, &[dns_address.ip()]);
 
+    let listen = SocketAddr::new(config.node_ip.into(), API_PORT);
+    let api = Api::bind(ApiConfig { listen, run_dir: config.run_dir.clone() }, &kubeconfig).await?;
     let runtime = Arc::new(LocalRuntime::new(RuntimeConfig::new(&config.run_dir))?);
 
     let readiness = Readiness::new(&[services::PART, nodes::PART, pods::PART]);
@@ -173,6 +177,8 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
         shutdown.clone(),
     );
     parts.spawn(part("pods", Box::pin(work)));
+    let stop = shutdown.clone();
+    parts.spawn(part("api", Box::pin(async move { api.serve(runtime, directory, stop).await })));
     let (unregistered, mut lost) = mpsc::channel(1);
     let reports = reporter::run(
         client.clone(),

@@ -3,6 +3,7 @@
 pub mod netlink;
 pub mod packet;
 pub mod process;
+pub mod terminal;
 
 use std::{io, os::fd::OwnedFd};
 

@@ -71,7 +71,16 @@ pub struct Entry {
     /// Holds `CONTAINER/ATTEMPT.log`.
     pub log_dir: PathBuf,
     /// What the containers do, or did last. Ends with the pod.
-    pub states: watch::Receiver<BTreeMap<String, ContainerState>>,
+    pub states: watch::Receiver<Containers>,
+}
+
+/// The containers of a pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Containers {
+    /// By name.
+    pub states: BTreeMap<String, ContainerState>,
+    /// What has ended is not started again.
+    pub over: bool,
 }
 
 /// The pods of this node by namespace and name. Cheap to clone.

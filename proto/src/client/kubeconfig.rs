@@ -101,6 +101,17 @@ pub struct Context {
     pub namespace: Option<String>,
 }
 
+/// A certificate with its key, and who made it, in PEM.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// The CA's certificate.
+    pub ca: Vec<u8>,
+    /// The certificate, and those between it and the CA.
+    pub certificate: Vec<u8>,
+    /// The private key.
+    pub key: Vec<u8>,
+}
+
 /// What the current context comes to, in PEM.
 pub(super) struct Access {
     pub server: String,
@@ -147,6 +158,15 @@ impl Kubeconfig {
         found.map(|c| &c.cluster).ok_or_else(|| {
             ClientError::Config(format!("cluster \"{}\" is not among the clusters", context.cluster))
         })
+    }
+
+    /// The client certificate of the current context with its key, and the CA that both sides trust.
+    pub fn credentials(&self) -> Result<Credentials, ClientError> {
+        let access = self.access()?;
+        let (certificate, key) = access.identity.ok_or_else(|| {
+            ClientError::Config("client-certificate-data: required, with client-key-data".into())
+        })?;
+        Ok(Credentials { ca: access.ca, certificate, key })
     }
 
     pub(super) fn access(&self) -> Result<Access, ClientError> {

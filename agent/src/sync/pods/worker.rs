@@ -16,8 +16,8 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    Entry, PodNetwork, Shared,
-    decide::{Action, Facts, Plan, RestartPolicy, Sandbox, Stop, backoff, count_failure, decide},
+    Containers, Entry, PodNetwork, Shared,
+    decide::{Action, Facts, Plan, RestartPolicy, Sandbox, Stop, backoff, count_failure, decide, is_over},
     probe::{ReadinessProbe, Verdict},
     spec, status, writer,
 };
@@ -51,7 +51,7 @@ pub struct Worker<R, N> {
     sandbox: Sandbox,
     states: Option<watch::Receiver<PodState>>,
     containers: BTreeMap<String, ContainerState>,
-    published: watch::Sender<BTreeMap<String, ContainerState>>,
+    published: watch::Sender<Containers>,
     failures: BTreeMap<String, u32>,
     ready: BTreeMap<String, bool>,
     waiting: BTreeMap<String, (&'static str, String)>,
@@ -113,8 +113,8 @@ impl<R: PodRuntime, N: PodNetwork> Worker<R, N> {
             let known = states.borrow().containers.clone();
             worker.containers.retain(|name, _| !known.contains_key(name));
         }
-        worker.published.send_replace(worker.containers.clone());
         worker.take(object);
+        worker.publish();
         worker.shared.directory.put(&worker.namespace, &worker.name, worker.entry());
         Some(worker)
     }
@@ -128,6 +128,7 @@ impl<R: PodRuntime, N: PodNetwork> Worker<R, N> {
             let object = objects.borrow_and_update().clone();
             self.take(object);
             self.observe();
+            self.publish();
             let plan = self.plan();
             let starting = plan.actions.iter().any(|a| matches!(a, Action::Create | Action::Start { .. }));
             if !starting {
@@ -240,7 +241,6 @@ impl<R: PodRuntime, N: PodNetwork> Worker<R, N> {
         if !state.alive {
             self.sandbox = Sandbox::Ended;
         }
-        let mut changed = false;
         for (name, mut new) in state.containers {
             let old = self.containers.get(&name);
             // A new shim does not know what its predecessor saw.
@@ -269,11 +269,18 @@ impl<R: PodRuntime, N: PodNetwork> Worker<R, N> {
                 None => {}
             }
             self.containers.insert(name, new);
-            changed = true;
         }
-        if changed {
-            self.published.send_replace(self.containers.clone());
-        }
+    }
+
+    /// Tells the agent's API.
+    fn publish(&self) {
+        let over =
+            self.over || self.stop().is_some() || is_over(&self.names, self.restart(), &self.containers);
+        self.published.send_if_modified(|known| {
+            let news = known.over != over || known.states != self.containers;
+            *known = Containers { states: self.containers.clone(), over };
+            news
+        });
     }
 
     /// Without a probe a container that runs is ready.
