@@ -27,7 +27,7 @@ use minisvc_proto::{
 use rustls_pki_types::ServerName;
 use serde_json::Value;
 use tokio::{io::copy_bidirectional, net::TcpStream, time::timeout};
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::sync::CancellationToken;
 
 use super::{Edge, query::Query};
@@ -98,7 +98,7 @@ fn container<'a>(pod: &'a Object, wanted: Option<&str>) -> Result<&'a str, ApiEr
 }
 
 async fn logs(edge: &Edge, node: &str, path: &str, uri: &Uri) -> Result<Response, ApiError> {
-    let answer = ask(edge, node, path, uri, HeaderMap::new()).await?;
+    let answer = reach(edge, node).await?.ask(path, uri, HeaderMap::new()).await?;
     let code = answer.status();
     let media_type = answer.headers().get(CONTENT_TYPE).cloned();
     // A log that is followed has no end of its own.
@@ -124,12 +124,14 @@ async fn exec(
     for flag in ["stdin", "stdout", "stderr", "tty"] {
         query.flag(flag)?;
     }
+    // Before the protocol is looked at: a client that falls back to another one shows its user the last refusal only.
+    let agent = reach(edge, node).await?;
     if !is_websocket(request.headers()) {
         return Err(ApiError::bad_request(
             "exec is served over WebSocket alone (subprotocol v5.channel.k8s.io, HTTP/1.1)",
         ));
     }
-    let mut answer = ask(edge, node, path, request.uri(), handshake(request.headers())).await?;
+    let mut answer = agent.ask(path, request.uri(), handshake(request.headers())).await?;
     let code = answer.status();
     if code != StatusCode::SWITCHING_PROTOCOLS {
         let mut refusal = Response::new(());
@@ -177,40 +179,58 @@ async fn relay(
     }
 }
 
-/// Asks a node's agent; the query is passed on as the client wrote it.
-async fn ask(
-    edge: &Edge,
-    node: &str,
-    path: &str,
-    uri: &Uri,
-    headers: HeaderMap,
-) -> Result<hyper::Response<Incoming>, ApiError> {
+/// A connection to a node's agent.
+struct Agent<'a> {
+    node: &'a str,
+    address: SocketAddr,
+    stream: TlsStream<TcpStream>,
+}
+
+/// Connects to a node's agent.
+async fn reach<'a>(edge: &Edge, node: &'a str) -> Result<Agent<'a>, ApiError> {
     let object = edge.registry.get(&ObjectKey::cluster(&NODES, node))?;
     let address = address(&object).ok_or_else(|| unavailable(node, "has no address yet"))?;
-    let failed =
-        |error: &dyn std::fmt::Display| unavailable(node, &format!("does not answer at {address}: {error}"));
-    let late = |_| failed(&"no answer in time");
     let stream = timeout(CONNECT_TIME, connect(&edge.agents, node, address))
         .await
-        .map_err(late)?
-        .map_err(|e| failed(&e))?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| failed(&e))?;
-    // Ends with the answer, or with the streams that it became.
-    tokio::spawn(connection.with_upgrades());
-    let query = uri.query().unwrap_or("");
-    let mut request = hyper::Request::new(Body::empty());
-    *request.method_mut() = Method::GET;
-    *request.uri_mut() = format!("{path}?{query}").parse().map_err(ApiError::internal)?;
-    *request.headers_mut() = headers;
-    request.headers_mut().insert(HOST, node.parse().map_err(ApiError::internal)?);
-    timeout(ANSWER_TIME, sender.send_request(request)).await.map_err(late)?.map_err(|e| failed(&e))
+        .map_err(|_| silent(node, address, &"no answer in time"))?
+        .map_err(|e| silent(node, address, &e))?;
+    Ok(Agent { node, address, stream })
+}
+
+impl Agent<'_> {
+    /// Asks; the query is passed on as the client wrote it.
+    async fn ask(
+        self,
+        path: &str,
+        uri: &Uri,
+        headers: HeaderMap,
+    ) -> Result<hyper::Response<Incoming>, ApiError> {
+        let failed = |error: hyper::Error| silent(self.node, self.address, &error);
+        let (mut sender, connection) = http1::handshake(TokioIo::new(self.stream)).await.map_err(failed)?;
+        // Ends with the answer, or with the streams that it became.
+        tokio::spawn(connection.with_upgrades());
+        let query = uri.query().unwrap_or("");
+        let mut request = hyper::Request::new(Body::empty());
+        *request.method_mut() = Method::GET;
+        *request.uri_mut() = format!("{path}?{query}").parse().map_err(ApiError::internal)?;
+        *request.headers_mut() = headers;
+        request.headers_mut().insert(HOST, self.node.parse().map_err(ApiError::internal)?);
+        timeout(ANSWER_TIME, sender.send_request(request))
+            .await
+            .map_err(|_| silent(self.node, self.address, &"no answer in time"))?
+            .map_err(failed)
+    }
+}
+
+fn silent(node: &str, address: SocketAddr, why: &dyn std::fmt::Display) -> ApiError {
+    unavailable(node, &format!("does not answer at {address}: {why}"))
 }
 
 async fn connect(
     tls: &Arc<rustls::ClientConfig>,
     node: &str,
     address: SocketAddr,
-) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+) -> io::Result<TlsStream<TcpStream>> {
     let name = ServerName::try_from(node.to_owned()).map_err(io::Error::other)?;
     let tcp = TcpStream::connect(address).await?;
     tcp.set_nodelay(true)?;

@@ -138,12 +138,18 @@ async fn what_cannot_be_reached_is_said_in_one_line() {
     let api = Api::start().await;
     let unused = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     node(&api, "dead", unused).await;
+    node(&api, "node-1", agent(&api, "node-1").await).await;
     // Somebody else answers at the node's address.
     node(&api, "node-2", agent(&api, "node-1").await).await;
     api.create("/api/v1/nodes", json!({"metadata": {"name": "new"}})).await;
-    for (name, on) in
-        [("nowhere", ""), ("lost", "dead"), ("early", "new"), ("usurped", "node-2"), ("stray", "gone")]
-    {
+    for (name, on) in [
+        ("nowhere", ""),
+        ("lost", "dead"),
+        ("early", "new"),
+        ("usurped", "node-2"),
+        ("here", "node-1"),
+        ("stray", "gone"),
+    ] {
         api.create(PODS, pod(name, on)).await;
     }
     let plain = api.plain(true);
@@ -155,7 +161,8 @@ async fn what_cannot_be_reached_is_said_in_one_line() {
         ("stray/log", 404, "nodes \"gone\" not found"),
         ("lost/log?container=nope", 400, "container nope is not valid for pod lost; it has main, side"),
         ("lost/log?tailLines=many", 400, "tailLines: \"many\""),
-        ("lost/exec?command=ls", 400, "WebSocket"),
+        ("lost/exec?command=ls", 503, "node dead does not answer at 127.0.0.1:"),
+        ("here/exec?command=ls", 400, "WebSocket"),
         ("lost/exec", 400, "command:"),
         ("absent/log", 404, "pods \"absent\" not found"),
     ] {
