@@ -37,6 +37,8 @@ use crate::{
 
 /// Largest object that is stored, in bytes of JSON after patch and defaults.
 pub const MAX_OBJECT_BYTES: usize = 3 << 19;
+/// How deeply lists and maps of an object may stand in each other; the JSON parser's own limit is 128.
+const MAX_DEPTH: usize = 100;
 /// How often a write without a version is worked out again before it gives up with a conflict.
 const MAX_TRIES: usize = 16;
 
@@ -269,6 +271,11 @@ impl Registry {
 
     /// Object and reservations: what is new is expected to be absent, what is no longer held is given back.
     fn transaction(key: &ObjectKey, old: Option<&Object>, new: &Object) -> Result<Txn, ApiError> {
+        // What is nested more deeply could be written, but not be read back.
+        if new.0.values().any(|v| is_deeper(v, MAX_DEPTH)) {
+            let message = format!("{key}: the object is nested more than {MAX_DEPTH} levels deep");
+            return Err(ApiError::bad_request(message));
+        }
         let mut stored = new.clone();
         stored.metadata_mut().remove("resourceVersion");
         let bytes = serde_json::to_vec(&stored).map_err(ApiError::internal)?;
@@ -305,6 +312,14 @@ impl Registry {
 fn written(mut object: Object, revision: Revision) -> Arc<Object> {
     object.set_revision(revision);
     Arc::new(object)
+}
+
+fn is_deeper(value: &Value, levels: usize) -> bool {
+    match value {
+        Value::Array(list) => levels == 0 || list.iter().any(|v| is_deeper(v, levels - 1)),
+        Value::Object(map) => levels == 0 || map.values().any(|v| is_deeper(v, levels - 1)),
+        _ => false,
+    }
 }
 
 /// A JSON value that means that the user left the field out.

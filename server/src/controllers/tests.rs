@@ -2,7 +2,7 @@
 
 mod cluster;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use minisvc_proto::resource::{
     DEPLOYMENTS, ENDPOINT_SLICES, EVENTS, NAMESPACES, NODES, PODS, REPLICA_SETS, SERVICES,
@@ -262,10 +262,9 @@ async fn play(steps: Vec<Step>) {
                 }
             }
             Step::Node(n) => {
-                let name = format!("n{n}");
-                if !agents.contains_key(&name) {
-                    let agent = cluster.node(&name).await;
-                    agents.insert(name, agent);
+                if let Entry::Vacant(entry) = agents.entry(format!("n{n}")) {
+                    let agent = cluster.node(entry.key()).await;
+                    entry.insert(agent);
                 }
             }
             Step::NoNode(n) => {

@@ -31,8 +31,19 @@ pub fn judge(
         .filter(|e| e.pointer("/conditions/ready").and_then(Value::as_bool) == Some(true))
         .filter_map(|e| e.pointer("/targetRef/uid")?.as_str())
         .collect();
-    let is_late = |p: &&&Arc<Object>| !pod::is_ready(p) || !ready.contains(p.uid());
-    let late_pods: Vec<String> = expected.iter().filter(is_late).map(|p| p.name().to_owned()).collect();
+    let late_pods: Vec<String> = expected
+        .iter()
+        .filter_map(|p| {
+            let why = if !pod::is_ready(p) {
+                format!("not Ready ({})", state(p))
+            } else if ready.contains(p.uid()) {
+                return None;
+            } else {
+                "Ready, but in no EndpointSlice (has it the service's target port?)".to_owned()
+            };
+            Some(format!("{}: {why}", p.name()))
+        })
+        .collect();
 
     let slices_at = slices.iter().filter_map(|s| s.revision()).max().unwrap_or_default();
     let alive: Vec<NodeName> = nodes
@@ -50,6 +61,19 @@ pub fn judge(
         late_nodes,
         ready_nodes: alive.len(),
     }
+}
+
+/// What a pod that is not Ready is at: why it waits, or its phase.
+fn state(p: &Object) -> &str {
+    let containers = p.pointer("/status/containerStatuses").and_then(Value::as_array);
+    let waiting = containers.into_iter().flatten().find_map(|c| c.pointer("/state/waiting/reason")?.as_str());
+    let unscheduled = || {
+        let condition =
+            conditions::get(p, "PodScheduled").filter(|c| c.get("status") == Some(&"False".into()))?;
+        condition.get("message")?.as_str()
+    };
+    let lost = || conditions::get(p, "Ready")?.get("reason")?.as_str().filter(|r| *r == "NodeNotReady");
+    waiting.or_else(unscheduled).or_else(lost).or_else(|| p.str_at("/status/phase")).unwrap_or("Pending")
 }
 
 #[cfg(test)]
@@ -96,6 +120,38 @@ mod tests {
                 (complete, late_pods, late_nodes, 1),
                 "{has:?} {with_slice} {with_nodes}"
             );
+        }
+    }
+
+    #[test]
+    fn a_late_pod_says_what_it_waits_for() {
+        let mut service = Object::new(&SERVICES, Some("default"), "web");
+        service.spec_mut().insert("selector".into(), json!({"app": "web"}));
+        for (status, expected) in [
+            (json!({}), "p: not Ready (Pending)"),
+            (json!({"phase": "Running"}), "p: not Ready (Running)"),
+            (
+                json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False", "message": "0 nodes"}]}),
+                "p: not Ready (0 nodes)",
+            ),
+            (
+                json!({"phase": "Running", "containerStatuses": [{"state": {"waiting": {"reason": "CrashLoopBackOff"}}}]}),
+                "p: not Ready (CrashLoopBackOff)",
+            ),
+            (
+                json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "False", "reason": "NodeNotReady"}]}),
+                "p: not Ready (NodeNotReady)",
+            ),
+            (
+                json!({"conditions": [{"type": "Ready", "status": "True"}]}),
+                "p: Ready, but in no EndpointSlice (has it the service's target port?)",
+            ),
+        ] {
+            let mut p = Object::new(&PODS, Some("default"), "p");
+            p.metadata_mut().insert("labels".into(), json!({"app": "web"}));
+            p.0.insert("status".into(), status);
+            let got = judge(&service, Revision(1), &[Arc::new(p)], &[], &[], |_| None);
+            assert_eq!(got.late_pods, [expected]);
         }
     }
 }

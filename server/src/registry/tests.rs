@@ -1,6 +1,6 @@
 use minisvc_proto::{
     Reason,
-    resource::{NODES, PODS, SERVICES},
+    resource::{DEPLOYMENTS, NODES, PODS, SERVICES},
 };
 use serde_json::json;
 
@@ -144,6 +144,10 @@ async fn a_dry_run_reserves_nothing_and_a_fault_leaves_nothing() {
         json!({"metadata": {"name": "big"}, "spec": {"ports": [{"port": 1}], "x": "x".repeat(MAX_OBJECT_BYTES)}}),
     );
     assert_eq!(create(&registry, big).await.unwrap_err().code, 413);
+    let mut deep = service("deep", 0);
+    let nested = (0..MAX_DEPTH).fold(json!(1), |inner, _| json!([inner]));
+    deep.spec_mut().insert("x".into(), nested);
+    assert_eq!(create(&registry, deep).await.unwrap_err().code, 400);
     let odd = object(json!({"metadata": {"name": "odd"}, "spec": {"ports": [{"port": "web"}]}}));
     let error = create(&registry, odd).await.unwrap_err();
     let cause = &error.details.as_ref().unwrap().causes[0];
@@ -204,4 +208,57 @@ async fn nodes_get_a_pod_range_each_and_give_it_back() {
         .find(|n| n.str_at("/spec/podCIDR") == Some("10.244.1.0/24"));
     registry.delete(&gone.unwrap().key().unwrap(), DeleteOptions::default()).await.unwrap();
     assert_eq!(create("d", json!({})).await.unwrap().str_at("/spec/podCIDR"), Some("10.244.1.0/24"));
+}
+
+#[tokio::test]
+async fn a_pod_is_bound_once_and_to_a_node_that_is_named() {
+    let registry = registry().await;
+    let pod = object(
+        json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "command": ["true"]}]}}),
+    );
+    let pod = registry
+        .create(&Target::collection(&PODS, Some("default")), pod, WriteOptions::default())
+        .await
+        .unwrap();
+    let key = pod.key().unwrap();
+    let bind = |node: &str, uid: &str| {
+        let binding =
+            object(json!({"metadata": {"name": "p", "uid": uid}, "target": {"kind": "Node", "name": node}}));
+        let (registry, key) = (registry.clone(), key.clone());
+        async move { registry.bind(&key, &binding).await }
+    };
+    assert_eq!(bind("", "").await.unwrap_err().code, 422);
+    assert!(bind("n1", "other").await.unwrap_err().is_conflict());
+    let bound = bind("n1", pod.uid()).await.unwrap();
+    assert_eq!(bound.str_at("/spec/nodeName"), Some("n1"));
+    assert!(crate::conditions::is_true(&bound, "PodScheduled"));
+    let again = bind("n2", "").await.unwrap_err();
+    assert!(again.is_conflict() && again.message.contains("already assigned to node \"n1\""), "{again}");
+}
+
+#[tokio::test]
+async fn a_scale_reads_and_writes_replicas_under_its_version() {
+    let registry = registry().await;
+    let made = object(json!({"metadata": {"name": "web"}, "spec": {
+        "replicas": 2, "selector": {"matchLabels": {"app": "web"}},
+        "template": {"metadata": {"labels": {"app": "web"}},
+            "spec": {"containers": [{"name": "c", "command": ["true"]}]}}}}));
+    let target = Target::collection(&DEPLOYMENTS, Some("default"));
+    let key = registry.create(&target, made, WriteOptions::default()).await.unwrap().key().unwrap();
+    let scale = registry.scale(&key).unwrap();
+    assert_eq!((scale.kind(), scale.pointer("/spec/replicas")), ("Scale", Some(&json!(2))));
+    assert_eq!(scale.str_at("/status/selector"), Some("app=web"));
+    let write = |change: Value| {
+        let (registry, key, mut scale) = (registry.clone(), key.clone(), scale.clone());
+        scale.spec_mut().insert("replicas".into(), change);
+        async move { registry.update_scale(&key, scale, WriteOptions::default()).await }
+    };
+    assert_eq!(write(json!(-1)).await.unwrap_err().code, 422);
+    let after = write(json!(5)).await.unwrap();
+    assert_eq!(after.pointer("/spec/replicas"), Some(&json!(5)));
+    assert!(
+        write(json!(6)).await.unwrap_err().is_conflict(),
+        "the scale that was read is no longer the stored one"
+    );
+    assert_eq!(registry.scale(&ObjectKey::namespaced(&PODS, "default", "x")).unwrap_err().code, 404);
 }

@@ -72,6 +72,17 @@ struct Request {
     answer: oneshot::Sender<Result<Revision, CommitError>>,
 }
 
+impl Request {
+    /// What it writes, in bytes.
+    fn bytes(&self) -> usize {
+        let size = |(key, write): (&Key, &Write)| match write {
+            Write::Put(value) => key.len() + value.len(),
+            Write::Delete => key.len(),
+        };
+        self.txn.writes.iter().map(size).sum()
+    }
+}
+
 /// See the module.
 pub struct SledStore {
     requests: mpsc::Sender<Request>,
@@ -83,6 +94,8 @@ pub struct SledStore {
 const SEGMENT_SIZE: usize = 8 << 20;
 /// Most transactions in one group: bounds the memory of a batch and the wait of the first in it.
 const MAX_GROUP: usize = 512;
+/// A group of this many bytes takes in no more: large objects wait for the next one instead of growing the batch.
+const MAX_GROUP_BYTES: usize = 4 << 20;
 /// Beside sled's files: the last acknowledged revision, with its checksum. sled takes a log that is damaged or cut for a shorter
 /// one; this is how the loss is noticed. Written without a sync of its own: the death of a process keeps it exact, and after
 /// that of a machine it is at worst older than the store.
@@ -180,10 +193,13 @@ struct Committer<S> {
 impl<S: Sync> Committer<S> {
     fn run(mut self, queue: &mpsc::Receiver<Request>) {
         while let Ok(first) = queue.recv() {
+            let mut bytes = first.bytes();
             let mut group = vec![first];
             while group.len() < MAX_GROUP
+                && bytes < MAX_GROUP_BYTES
                 && let Ok(next) = queue.try_recv()
             {
+                bytes += next.bytes();
                 group.push(next);
             }
             if let Err(detail) = self.commit_group(group) {
