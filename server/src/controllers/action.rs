@@ -1,5 +1,7 @@
 //! What a reconcile asks for, as values.
 
+use std::time::Duration;
+
 use minisvc_proto::{ApiError, Object, ObjectKey, path::Target};
 use serde_json::{Value, json};
 
@@ -21,6 +23,15 @@ pub enum Action {
         /// The uid that was seen: one recreated under the same name is another object.
         uid: String,
     },
+}
+
+/// What a reconcile comes to.
+#[derive(Debug, Default, PartialEq)]
+pub struct Plan {
+    /// The writes it wants.
+    pub actions: Vec<Action>,
+    /// When time alone will make something to do.
+    pub again: Option<Duration>,
 }
 
 impl Action {

@@ -10,7 +10,7 @@ use minisvc_proto::{
 use serde_json::{Value, json};
 
 use super::{
-    action::Action,
+    action::{Action, Plan},
     claim::{claim, remove_owner},
     deployment, endpointslice,
     events::Severity,
@@ -57,25 +57,27 @@ pub async fn service(world: &World, key: ObjectKey) -> Reconciled {
 
 /// The ReplicaSets and the status of a Deployment.
 pub async fn deployment(world: &World, key: ObjectKey) -> Reconciled {
-    let (deployment, actions) = {
+    let (deployment, plan) = {
         let sight = world.sight();
         let Some(deployment) = sight.picture.get(&key).cloned() else { return Ok(Outcome::Done) };
         let unowned = sight.picture.unowned(&REPLICA_SETS, deployment.namespace().unwrap_or("default"));
         let (sets, claims) = claim(&deployment, sight.picture.owned(&deployment, &REPLICA_SETS), unowned);
         if claims.is_empty() {
-            let actions = deployment::reconcile(&deployment, &sets, &conditions::now());
-            (deployment, actions)
+            let plan = deployment::reconcile(&deployment, &sets, Timestamp::now());
+            (deployment, plan)
         } else {
-            (deployment, claims)
+            // Adopted sets come back as changes.
+            (deployment, Plan { actions: claims, again: None })
         }
     };
-    for action in &actions {
+    for action in &plan.actions {
         let (Action::Create(set) | Action::Update(set)) = action else { continue };
         let replicas = set.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0);
         let message = format!("Scaled replica set {} to {replicas}", set.name());
         world.recorder.tell(&deployment, Severity::Normal, "ScalingReplicaSet", message);
     }
-    world.carry_out(actions).await
+    world.carry_out(plan.actions).await?;
+    Ok(plan.again.map_or(Outcome::Done, Outcome::Again))
 }
 
 /// The pods and the status of a ReplicaSet.

@@ -7,20 +7,12 @@ use minisvc_proto::{Object, resource::PODS};
 use serde_json::{Map, Value, json};
 
 use super::{
-    action::{Action, is_controlled_by, number, owned_by},
+    action::{Action, Plan, is_controlled_by, number, owned_by},
     pod,
 };
 
-/// What a reconcile comes to.
-#[derive(Debug, Default, PartialEq)]
-pub struct Plan {
-    /// The writes that bring the pods of the set to its number, and its status in line.
-    pub actions: Vec<Action>,
-    /// When a pod will have been ready for long enough, without anything happening.
-    pub again: Option<Duration>,
-}
-
-/// Decides what to do for the set. `suffix` gives the end of a new pod's name.
+/// The writes that bring the pods of the set to its number, and its status in line; and when a pod will have been ready for
+/// long enough. `suffix` gives the end of a new pod's name.
 pub fn reconcile(
     set: &Object,
     pods: &[Arc<Object>],

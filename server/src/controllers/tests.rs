@@ -301,3 +301,41 @@ async fn play(steps: Vec<Step>) {
     cluster.until(&SERVICES, |all| all.iter().all(|s| conditions::is_true(s, "Programmed"))).await;
     cluster.stop().await;
 }
+
+#[tokio::test]
+async fn a_new_template_replaces_every_pod_and_the_endpoints_follow() {
+    let cluster = Cluster::start().await;
+    cluster.node("n1").await;
+    cluster.service("web").await;
+    let key = cluster.deployment("web", 4).await.key().unwrap();
+    let before = cluster.ready_pods(4).await;
+    let change = |d: &mut minisvc_proto::Object| {
+        let template = d.spec_mut()["template"]["spec"]["containers"][0].as_object_mut().unwrap();
+        template.insert("args".into(), serde_json::json!(["again"]));
+        Ok(true)
+    };
+    cluster.registry.modify(&key, crate::registry::Part::Main, change).await.unwrap();
+    let after = cluster
+        .until(&PODS, |all| {
+            all.len() == 4
+                && all.iter().all(|p| pod::is_ready(p) && before.iter().all(|b| b.uid() != p.uid()))
+        })
+        .await;
+    cluster
+        .until(&ENDPOINT_SLICES, |all| {
+            let slices = all.iter().filter(|s| s.label("kubernetes.io/service-name") == Some("web"));
+            let uids: BTreeSet<_> = slices
+                .filter_map(|s| s.pointer("/endpoints")?.as_array())
+                .flatten()
+                .filter_map(|e| e.pointer("/targetRef/uid")?.as_str())
+                .collect();
+            uids == after.iter().map(|p| p.uid()).collect()
+        })
+        .await;
+    cluster
+        .until(&DEPLOYMENTS, |all| {
+            conditions::get(&all[0], "Progressing").is_some_and(|c| c["reason"] == "NewReplicaSetAvailable")
+                && all[0].pointer("/status/updatedReplicas") == Some(&4.into())
+        })
+        .await;
+}
