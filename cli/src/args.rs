@@ -36,10 +36,10 @@ pub struct Args {
 #[derive(Debug, Default, ClapArgs)]
 pub struct Global {
     /// Kubeconfig file; else $MINISVC_CONFIG, else $XDG_CONFIG_HOME/minisvc/config
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
     pub config: Option<PathBuf>,
     /// Namespace [default: the one of the configuration, else "default"]
-    #[arg(long, short, global = true)]
+    #[arg(long, short, global = true, help_heading = "Global options")]
     pub namespace: Option<String>,
 }
 
@@ -49,6 +49,8 @@ pub enum Command {
     Up(UpArgs),
     /// Stop a cluster that `up` started
     Down(DownArgs),
+    #[command(flatten)]
+    Cluster(ClusterCommand),
     /// Run the API server and the controllers
     Server(Server),
     /// Run this machine as a node
@@ -60,8 +62,6 @@ pub enum Command {
     Shim(Shim),
     /// Run the demo workload: HTTP, raw TCP and UDP on one port
     Echo(Echo),
-    #[command(flatten)]
-    Cluster(ClusterCommand),
 }
 
 /// What speaks to the server.

@@ -30,7 +30,7 @@ pub struct Delete {
     #[arg(long)]
     pub now: bool,
     /// Wait until the objects are gone
-    #[arg(long, default_value_t = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, default_value_t = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true)]
     pub wait: bool,
     /// How long to wait [default: until it is done]
     #[arg(long, value_parser = duration)]
@@ -61,6 +61,7 @@ pub struct Scale {
     /// KIND NAME... or KIND/NAME...
     #[arg(required = true, value_name = "WHAT")]
     pub what: Vec<String>,
+    /// How many pods there should be
     #[arg(long, value_parser = clap::value_parser!(u32).range(..=i64::from(i32::MAX)))]
     pub replicas: u32,
     /// Only where there are so many now
@@ -107,6 +108,7 @@ pub enum NodeCommand {
 
 #[derive(Debug, Args)]
 pub struct NodeExec {
+    /// Name of the node
     pub node: String,
     #[command(flatten)]
     pub streams: Streams,

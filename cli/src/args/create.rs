@@ -13,7 +13,13 @@ use super::{
 #[derive(Clone, Copy, Debug, Default, Args)]
 pub struct Produce {
     /// client: only print it; server: have the server check it, and keep nothing
-    #[arg(long, value_name = "WHERE", default_value = "none", hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "WHERE",
+        default_value = "none",
+        hide_default_value = true,
+        hide_possible_values = true
+    )]
     pub dry_run: DryRun,
     /// Print the object
     #[arg(long, short)]
@@ -32,10 +38,10 @@ pub enum DryRun {
 #[derive(Clone, Copy, Debug, Args)]
 pub struct ServiceWait {
     /// Wait until every ready node has programmed the service with all its pods
-    #[arg(long, default_value_t = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, default_value_t = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true)]
     pub wait: bool,
-    /// How long to wait
-    #[arg(long, default_value = "30s", value_parser = duration)]
+    /// How long to wait: 30s, 2m
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub timeout: Duration,
 }
 
@@ -69,6 +75,7 @@ pub enum CreateWhat {
 
 #[derive(Debug, Args)]
 pub struct CreateDeployment {
+    /// Name of the deployment
     pub name: String,
     /// How many pods
     #[arg(long, short, default_value_t = 1, value_parser = clap::value_parser!(u32).range(..=i64::from(i32::MAX)))]
@@ -99,12 +106,13 @@ pub struct NodePortFlags {
     #[command(flatten)]
     pub service: ServiceFlags,
     /// Port of the nodes [default: a free one of 30000-32767]
-    #[arg(long, value_parser = port)]
+    #[arg(long, value_name = "PORT", value_parser = port)]
     pub node_port: Option<u16>,
 }
 
 #[derive(Debug, Args)]
 pub struct ServiceFlags {
+    /// Name of the service; it selects the pods labelled app=NAME
     pub name: String,
     /// PORT or PORT:TARGET, can be given several times
     #[arg(long, required_unless_present = "udp", value_delimiter = ',', value_name = "PORT[:TARGET]", value_parser = port_pair)]
@@ -123,6 +131,7 @@ pub struct ServiceFlags {
 
 #[derive(Debug, Args)]
 pub struct CreateNamespace {
+    /// Name of the namespace
     pub name: String,
     #[command(flatten)]
     pub produce: Produce,
@@ -130,6 +139,7 @@ pub struct CreateNamespace {
 
 #[derive(Debug, Args)]
 pub struct Run {
+    /// Name of the pod
     pub name: String,
     /// Variable of the environment, can be given several times
     #[arg(long, short = 'e', value_name = "NAME=VALUE", value_parser = pair)]
@@ -157,6 +167,8 @@ pub struct Run {
 pub struct Expose {
     /// KIND or KIND/NAME
     pub kind: String,
+    /// Name, after KIND
+    #[arg(value_name = "NAME")]
     pub target: Option<String>,
     /// Name of the service [default: that of the object]
     #[arg(long)]
