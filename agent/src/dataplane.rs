@@ -68,7 +68,7 @@ enum Command {
 }
 
 /// How often the kernel is asked whether somebody else changed rulesets: our table is back within a second.
-const CHECK_EVERY: Duration = Duration::from_millis(500);
+const CHECK_EVERY: Duration = Duration::from_millis(200);
 /// Notices that wait for a slow listener; older ones are lost to it.
 const NOTICES: usize = 16;
 

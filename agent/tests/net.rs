@@ -2,13 +2,18 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use std::net::Ipv4Addr;
+use std::{
+    net::Ipv4Addr,
+    time::{Duration, Instant},
+};
 
 use minisvc_agent::net::{LinkName, Net, NetConfig, NetError, NodeRoute};
 use minisvc_tests::{
-    netns::{Lan, Namespace, isolated},
+    netns::{Lan, Namespace, index, isolated, netlink},
     traffic::{self, Connection, Server},
 };
+use netlink_packet_route::route::{RouteProtocol, RouteScope};
+use rtnetlink::{LinkUnspec, RouteMessageBuilder};
 
 const LAN: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
@@ -43,6 +48,16 @@ fn link_index(at: &Namespace, name: &str) -> anyhow::Result<u32> {
 /// The kernel's routes as /proc shows them: not the way by which they were set.
 fn route_table(at: &Namespace) -> anyhow::Result<String> {
     at.enter(|| Ok(std::fs::read_to_string("/proc/thread-self/net/route")?))
+}
+
+/// Waits until a route to this destination, as /proc writes it, is there.
+fn comes_back(at: &Namespace, destination: &str) -> anyhow::Result<()> {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !route_table(at)?.contains(destination) {
+        anyhow::ensure!(Instant::now() < end, "no route to {destination} in\n{}", route_table(at)?);
+        std::thread::yield_now();
+    }
+    Ok(())
 }
 
 #[test]
@@ -106,6 +121,29 @@ fn pods_reach_each_other_across_nodes_and_a_second_attach_changes_nothing() -> a
         links.sort();
         wanted.sort();
         assert_eq!(links, wanted);
+
+        // The link to the other nodes goes down and up again, as when a cable is pulled: its routes come back.
+        nodes[0].enter(|| {
+            netlink(async |handle| {
+                let eth0 = index(&handle, "eth0").await?;
+                handle.link().set(LinkUnspec::new_with_index(eth0).down().build()).execute().await?;
+                Ok(handle.link().set(LinkUnspec::new_with_index(eth0).up().build()).execute().await?)
+            })
+        })?;
+        comes_back(&nodes[0], "0002F40A")?;
+        // So does a route that somebody deletes.
+        nodes[0].enter(|| {
+            netlink(async |handle| {
+                let route = RouteMessageBuilder::<Ipv4Addr>::new()
+                    .destination_prefix(ips[0], 32)
+                    .protocol(RouteProtocol::Unspec)
+                    .scope(RouteScope::NoWhere)
+                    .build();
+                Ok(handle.route().del(route).execute().await?)
+            })
+        })?;
+        comes_back(&nodes[0], "0201F40A")?;
+        assert_eq!(pods[2].enter(|| traffic::tcp((ips[0], 9090)))?.client.ip(), ips[2]);
 
         // A node that goes takes its route along; a pod that goes is unreachable at once, not sent around.
         nodes[0].block_on(async || {

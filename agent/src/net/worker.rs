@@ -1,16 +1,27 @@
 //! The thread that owns the node's network.
 
-use std::{collections::BTreeMap, os::fd::AsFd};
+use std::{collections::BTreeMap, net::Ipv4Addr, os::fd::AsFd, time::Duration};
 
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt, channel::mpsc::UnboundedReceiver};
 use ipnet::Ipv4Net;
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    address::{AddressAttribute, AddressMessage},
+};
 use nix::errno::Errno;
-use rtnetlink::LinkUnspec;
-use tokio::sync::{mpsc, oneshot};
+use rtnetlink::{
+    LinkUnspec, MulticastGroup,
+    packet_core::{NetlinkMessage, NetlinkPayload},
+    sys::SocketAddr,
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time::Instant,
+};
 
 use super::{
-    Command, NetConfig, NetError, NodeRoute, ROUTE_PROTOCOL,
+    Command, LinkName, NetConfig, NetError, NodeRoute, ROUTE_PROTOCOL,
     kernel::{Link, Netlink, Refused, block_on, errno},
     links,
     pod::host_address,
@@ -38,17 +49,79 @@ pub(super) fn run(
         };
         // A caller that has gone away dropped its handle, too: the loop then ends at once.
         let _ = started.send(Ok(()));
-        while let Some(command) = commands.recv().await {
-            worker.obey(command).await;
+        let mut changes = Changes::listen();
+        let mut due: Option<Instant> = None;
+        loop {
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(command) => worker.obey(command).await,
+                    None => return Ok(()),
+                },
+                () = changes.next(&worker) => due = due.or(Some(Instant::now() + QUIET)),
+                () = async { tokio::time::sleep_until(due.unwrap_or_else(Instant::now)).await }, if due.is_some() => {
+                    due = match worker.restore().await {
+                        Ok(()) => None,
+                        Err(error) => {
+                            tracing::warn!(%error, "the node's routes are not all there; trying again");
+                            Some(Instant::now() + AGAIN)
+                        }
+                    };
+                }
+            }
         }
-        Ok(())
     });
+}
+
+/// Changes come in swarms: what they broke is put right once they pause.
+const QUIET: Duration = Duration::from_millis(50);
+/// Between two attempts to put right what somebody else keeps breaking, or what the kernel refuses.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// What somebody else does to links, addresses and routes.
+struct Changes(Option<(Multicast, JoinHandle<()>)>);
+
+type Multicast = UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>;
+
+impl Changes {
+    fn listen() -> Self {
+        let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv4Route];
+        match rtnetlink::new_multicast_connection(&groups) {
+            Ok((connection, _, messages)) => Changes(Some((messages, tokio::spawn(connection)))),
+            Err(error) => {
+                tracing::warn!(%error, "changes of links and routes are not followed");
+                Changes(None)
+            }
+        }
+    }
+
+    /// Returns at the next change that may have broken something of ours.
+    async fn next(&mut self, worker: &Worker) {
+        while let Some((messages, _)) = &mut self.0 {
+            match messages.next().await {
+                Some((message, _)) if worker.may_be_broken_by(&message) => return,
+                Some(_) => {}
+                None => self.0 = None,
+            }
+        }
+        std::future::pending::<()>().await;
+    }
+}
+
+impl Drop for Changes {
+    fn drop(&mut self) {
+        if let Some((_, task)) = &self.0 {
+            task.abort();
+        }
+    }
 }
 
 struct Worker {
     config: NetConfig,
     netlink: Netlink,
     node_link: Link,
+    /// `None`: nobody has told yet; the routes of an earlier agent stay.
+    nodes: Option<Vec<NodeRoute>>,
+    pods: BTreeMap<LinkName, Ipv4Addr>,
 }
 
 impl Worker {
@@ -79,7 +152,8 @@ impl Worker {
             .await
             .refused("look up", "the node's link")?
             .ok_or(NetError::NoNodeLink(config.node_ip))?;
-        let worker = Worker { node_link: Link::from(&node_link), config, netlink };
+        let worker =
+            Worker { node_link: Link::from(&node_link), config, netlink, nodes: None, pods: BTreeMap::new() };
 
         let lo = LinkUnspec::new_with_index(LO).up().build();
         worker.netlink.handle.link().set(lo).execute().await.refused("set up", "lo")?;
@@ -135,22 +209,54 @@ impl Worker {
         match command {
             Command::Attach(link, ip, netns, reply) => {
                 let (mtu, node_ip) = (self.node_link.mtu, self.config.node_ip);
-                let _ =
-                    reply.send(links::attach(&self.netlink, mtu, node_ip, &link, ip, netns.as_fd()).await);
+                let result = links::attach(&self.netlink, mtu, node_ip, &link, ip, netns.as_fd()).await;
+                if result.is_ok() {
+                    self.pods.insert(link, ip);
+                }
+                let _ = reply.send(result);
             }
             Command::Detach(link, reply) => {
+                self.pods.remove(&link);
                 let _ = reply.send(links::detach(&self.netlink, &link).await);
             }
             Command::Links(reply) => {
                 let _ = reply.send(links::list(&self.netlink).await);
             }
             Command::Routes(nodes, reply) => {
-                let _ = reply.send(self.set_routes(&nodes).await);
+                self.nodes = Some(nodes);
+                let _ = reply.send(self.set_routes().await);
             }
         }
     }
 
-    async fn set_routes(&mut self, nodes: &[NodeRoute]) -> Result<(), NetError> {
+    fn may_be_broken_by(&self, message: &NetlinkMessage<RouteNetlinkMessage>) -> bool {
+        let NetlinkPayload::InnerMessage(message) = &message.payload else { return false };
+        match message {
+            RouteNetlinkMessage::NewLink(link) => link.header.index == self.node_link.index,
+            RouteNetlinkMessage::DelAddress(_) => true,
+            RouteNetlinkMessage::DelRoute(route) => u8::from(route.header.protocol) == ROUTE_PROTOCOL,
+            _ => false,
+        }
+    }
+
+    /// Puts back what somebody else has taken away; a link that goes down takes its routes along.
+    async fn restore(&mut self) -> Result<(), NetError> {
+        self.dns_address().await?;
+        let mut result = Ok(());
+        for route in self.own_routes() {
+            result = result.and(routes::put(&self.netlink, &route).await);
+        }
+        for (link, ip) in &self.pods {
+            if let Some(found) = self.netlink.link(link.as_str()).await? {
+                let way = Way::Link { link: found.index, source: self.config.node_ip };
+                result = result.and(routes::put(&self.netlink, &Route { to: Ipv4Net::from(*ip), way }).await);
+            }
+        }
+        result.and(self.set_routes().await)
+    }
+
+    async fn set_routes(&mut self) -> Result<(), NetError> {
+        let Some(nodes) = &self.nodes else { return Ok(()) };
         let mut wanted: BTreeMap<Ipv4Net, Route> = BTreeMap::new();
         for node in nodes.iter().filter(|n| n.ip != self.config.node_ip) {
             let to = node.pod_cidr.trunc();
