@@ -150,10 +150,10 @@ impl Registry {
             let mut new = object.clone();
             rules::stamp_new(&mut new);
             self.prepare(&key, None, &mut new)?;
+            let mut txn = Self::transaction(&key, None, &new)?;
             if options.dry_run {
                 return Ok(Arc::new(new));
             }
-            let mut txn = Self::transaction(&key, None, &new)?;
             txn.expect.insert(object_key(&key), Expect::Absent);
             // Nothing is made in a namespace that begins to go at the same time.
             txn.expect.extend(namespace);
@@ -218,9 +218,6 @@ impl Registry {
             if new == *old.object {
                 return Ok(old.object);
             }
-            if options.dry_run {
-                return Ok(Arc::new(new));
-            }
             // The last finalizer was taken from an object that was to go: now it goes.
             let gone = deletion::is_due(&old.object, &new);
             let mut txn = if gone {
@@ -228,6 +225,9 @@ impl Registry {
             } else {
                 Self::transaction(key, Some(&old.object), &new)?
             };
+            if options.dry_run {
+                return Ok(Arc::new(new));
+            }
             txn.expect.insert(object_key(key), Expect::At(old.revision));
             if let Some(revision) = self.commit(txn).await? {
                 return Ok(written(new, revision));

@@ -77,6 +77,32 @@ fn the_planner_is_pure() {
 }
 
 #[test]
+fn controllers_decide_without_effects() {
+    let decide = [
+        "claim",
+        "deployment",
+        "endpointslice",
+        "gc",
+        "index",
+        "nodes",
+        "picture",
+        "pod",
+        "programmed",
+        "replicaset",
+    ];
+    for file in decide
+        .map(|f| format!("server/src/controllers/{f}"))
+        .into_iter()
+        .chain(["server/src/scheduler".into()])
+    {
+        let found = offences(&file, &[], &["tokio", "async fn", "crate::registry", "crate::cache", "now()"]);
+        // The tests of a decision may ask what time it is.
+        let found: Vec<_> = found.into_iter().filter(|f| !f.contains("Instant::now()")).collect();
+        assert_none("a controller's decision takes values and returns values", &found);
+    }
+}
+
+#[test]
 fn each_engine_and_framework_has_its_room() {
     assert_none("only server::store knows sled", &offences("server/src", &["server/src/store"], &["sled::"]));
     let edge = ["server/src/http", "server/src/tls", "server/src/run"];

@@ -1,6 +1,9 @@
 //! What each controller does with a key: look, decide (pure, elsewhere), write.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 use minisvc_proto::{
@@ -34,22 +37,26 @@ type Reconciled = Result<Outcome, ApiError>;
 /// How long a pod may be bound to a node that was never there: the node may be about to register. [pkg/controller/podgc]
 const QUARANTINE: Duration = Duration::from_secs(40);
 
+// Each takes what it needs out of the picture and decides without its lock: a large set must not hold up the others.
+
 /// The slices of a service.
 pub async fn service(world: &World, key: ObjectKey) -> Reconciled {
-    let actions = {
+    let (service, pods, slices, zones) = {
         let sight = world.sight();
         let picture = &sight.picture;
-        let slices = picture.slices_of(&key);
-        match picture.get(&key) {
-            Some(service) => {
-                endpointslice::reconcile(service, &picture.pods_of(service), &slices, |n| picture.zone(n))
-            }
-            // What we made for it goes with it.
-            None => slices
-                .iter()
-                .filter(|s| endpointslice::is_ours(s))
-                .filter_map(|s| Action::delete(s))
-                .collect(),
+        let service = picture.get(&key).cloned();
+        let pods = service.as_ref().map(|s| picture.pods_of(s)).unwrap_or_default();
+        let nodes = pods.iter().filter_map(|p| pod::node(p));
+        let zones: BTreeMap<String, String> =
+            nodes.filter_map(|n| Some((n.to_owned(), picture.zone(n)?.to_owned()))).collect();
+        (service, pods, picture.slices_of(&key), zones)
+    };
+    let zone = |node: &str| zones.get(node).map(String::as_str);
+    let actions = match &service {
+        Some(service) => endpointslice::reconcile(service, &pods, &slices, zone),
+        // What we made for it goes with it.
+        None => {
+            slices.iter().filter(|s| endpointslice::is_ours(s)).filter_map(|s| Action::delete(s)).collect()
         }
     };
     world.carry_out(actions).await
@@ -57,18 +64,19 @@ pub async fn service(world: &World, key: ObjectKey) -> Reconciled {
 
 /// The ReplicaSets and the status of a Deployment.
 pub async fn deployment(world: &World, key: ObjectKey) -> Reconciled {
-    let (deployment, plan) = {
+    let (deployment, owned, unowned) = {
         let sight = world.sight();
         let Some(deployment) = sight.picture.get(&key).cloned() else { return Ok(Outcome::Done) };
         let unowned = sight.picture.unowned(&REPLICA_SETS, deployment.namespace().unwrap_or("default"));
-        let (sets, claims) = claim(&deployment, sight.picture.owned(&deployment, &REPLICA_SETS), unowned);
-        if claims.is_empty() {
-            let plan = deployment::reconcile(&deployment, &sets, Timestamp::now());
-            (deployment, plan)
-        } else {
-            // Adopted sets come back as changes.
-            (deployment, Plan { actions: claims, again: None })
-        }
+        let owned = sight.picture.owned(&deployment, &REPLICA_SETS);
+        (deployment, owned, unowned)
+    };
+    let (sets, claims) = claim(&deployment, owned, unowned);
+    let plan = if claims.is_empty() {
+        deployment::reconcile(&deployment, &sets, Timestamp::now())
+    } else {
+        // Adopted sets come back as changes.
+        Plan { actions: claims, again: None }
     };
     for action in &plan.actions {
         let (Action::Create(set) | Action::Update(set)) = action else { continue };
@@ -82,16 +90,17 @@ pub async fn deployment(world: &World, key: ObjectKey) -> Reconciled {
 
 /// The pods and the status of a ReplicaSet.
 pub async fn replica_set(world: &World, key: ObjectKey) -> Reconciled {
-    let (set, plan) = {
+    let (set, owned, unowned) = {
         let sight = world.sight();
         let Some(set) = sight.picture.get(&key).cloned() else { return Ok(Outcome::Done) };
         let unowned = sight.picture.unowned(&PODS, set.namespace().unwrap_or("default"));
-        let (pods, claims) = claim(&set, sight.picture.owned(&set, &PODS), unowned);
-        let mut plan =
-            replicaset::reconcile(&set, &pods, Timestamp::now(), crate::registry::rules::random_suffix);
-        plan.actions.splice(0..0, claims);
-        (set, plan)
+        let owned = sight.picture.owned(&set, &PODS);
+        (set, owned, unowned)
     };
+    let (pods, claims) = claim(&set, owned, unowned);
+    let mut plan =
+        replicaset::reconcile(&set, &pods, Timestamp::now(), crate::registry::rules::random_suffix);
+    plan.actions.splice(0..0, claims);
     let creates = plan.actions.iter().any(|a| matches!(a, Action::Create(_)));
     match world.carry_out(plan.actions).await {
         Ok(_) => Ok(plan.again.map_or(Outcome::Done, Outcome::Again)),

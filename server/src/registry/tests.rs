@@ -143,6 +143,8 @@ async fn a_dry_run_reserves_nothing_and_a_fault_leaves_nothing() {
     let big = object(
         json!({"metadata": {"name": "big"}, "spec": {"ports": [{"port": 1}], "x": "x".repeat(MAX_OBJECT_BYTES)}}),
     );
+    let dry = registry.create(&target, big.clone(), WriteOptions { dry_run: true }).await;
+    assert_eq!(dry.unwrap_err().code, 413);
     assert_eq!(create(&registry, big).await.unwrap_err().code, 413);
     let mut deep = service("deep", 0);
     let nested = (0..MAX_DEPTH).fold(json!(1), |inner, _| json!([inner]));
