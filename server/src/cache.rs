@@ -18,7 +18,7 @@ use tokio::sync::watch as latest;
 use crate::store::{Change, CommitError, Committed, Key, Store, Txn, Versioned};
 
 /// Events kept for watches that start in the past or are slow.
-const RING: usize = 8192;
+pub(crate) const RING: usize = 8192;
 /// Most transactions taken in at once: bounds the time under the lock.
 const MOST_AT_ONCE: usize = 256;
 const RESERVED: &str = "/reserved/";

@@ -137,15 +137,21 @@ impl Registry {
         mut object: Object,
         options: WriteOptions,
     ) -> Result<Arc<Object>, ApiError> {
-        rules::admit(target, &mut object)?;
-        let key = object.key().ok_or_else(|| ApiError::bad_request("the object has no name"))?;
+        let unnamed = object.name().is_empty().then(|| object.clone());
+        let mut key = rules::admit(target, &mut object)?;
         for _ in 0..MAX_TRIES {
             let namespace = match &key.namespace {
                 Some(name) => Some(self.check_namespace(key.resource, name)?),
                 None => None,
             };
             if self.cache.get(&key).is_some() {
-                return Err(ApiError::already_exists(key.resource, &key.name));
+                // Of a few thousand names that are made from one prefix, two are likely to be the same.
+                let Some(unnamed) = &unnamed else {
+                    return Err(ApiError::already_exists(key.resource, &key.name));
+                };
+                object.clone_from(unnamed);
+                key = rules::admit(target, &mut object)?;
+                continue;
             }
             let mut new = object.clone();
             rules::stamp_new(&mut new);

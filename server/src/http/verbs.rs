@@ -48,7 +48,10 @@ pub async fn run(
             }
         }
         Verb::List => list(edge, &target, &query, Form::parse(request.headers(), &query)?),
-        Verb::Watch => watch::answer(edge, &target, &query, Form::parse(request.headers(), &query)?),
+        Verb::Watch => {
+            let form = Form::parse(request.headers(), &query)?;
+            watch::answer(&edge.registry, edge.shutdown.clone(), &target, &query, form)
+        }
         Verb::Create => create(edge, user, target, &query, request).await,
         Verb::Update => {
             let object = fit(body::object(request).await?, &target)?;

@@ -12,14 +12,13 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Edge,
     accept::Form,
     answer,
     query::{Query, Selection},
 };
 use crate::{
     cache::{Event, Item, Watch, wire_line},
-    registry::columns::table,
+    registry::{Registry, columns::table},
 };
 
 /// At most one bookmark in this time.
@@ -30,7 +29,13 @@ const LIFETIME_SECONDS: std::ops::Range<u64> = 1800..3600;
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
 /// Answers a watch, or 410 if its start is too long ago.
-pub fn answer(edge: &Edge, target: &Target, query: &Query, form: Form) -> Result<Response, ApiError> {
+pub fn answer(
+    registry: &Registry,
+    shutdown: CancellationToken,
+    target: &Target,
+    query: &Query,
+    form: Form,
+) -> Result<Response, ApiError> {
     let resource = target.resource;
     let mut selection = Selection::parse(query, resource)?;
     if let Some(name) = &target.name {
@@ -38,19 +43,20 @@ pub fn answer(edge: &Edge, target: &Target, query: &Query, form: Form) -> Result
     }
     let send_initial = query.flag("sendInitialEvents")?;
     let since: Option<Revision> = query.number("resourceVersion")?.filter(|r| *r > Revision(0));
-    let seconds = query.number("timeoutSeconds")?.unwrap_or_else(|| rand::random_range(LIFETIME_SECONDS));
+    let seconds = query.number("timeoutSeconds")?.filter(|s| *s > 0);
+    let seconds = seconds.unwrap_or_else(|| rand::random_range(LIFETIME_SECONDS));
     let mut initial = VecDeque::new();
     let since = match since {
         Some(since) if !send_initial => since,
         // Everything there is comes first, as additions.
         _ => {
-            let (revision, objects) = edge.registry.list(resource, target.namespace.as_deref());
+            let (revision, objects) = registry.list(resource, target.namespace.as_deref());
             initial.extend(objects.into_iter().filter(|o| selection.matches(o)));
             revision
         }
     };
     let feed = Feed {
-        watch: edge.registry.watch(resource, since)?,
+        watch: registry.watch(resource, since)?,
         resource,
         namespace: target.namespace.clone(),
         selection,
@@ -61,7 +67,7 @@ pub fn answer(edge: &Edge, target: &Target, query: &Query, form: Form) -> Result
         bookmarks: query.flag("allowWatchBookmarks")?,
         next_bookmark: Instant::now(),
         end: Box::pin(sleep_until(Instant::now() + Duration::from_secs(seconds))),
-        shutdown: edge.shutdown.clone(),
+        shutdown,
         form,
         columns_sent: false,
         ended: false,
@@ -214,3 +220,6 @@ impl Feed {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

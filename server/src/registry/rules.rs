@@ -7,15 +7,16 @@ use k8s_openapi::api::{
     core::v1::{Event, Namespace, Node, Pod, Service},
     discovery::v1::EndpointSlice,
 };
-use minisvc_proto::{ApiError, Cause, Object, Revision, path::Target};
+use minisvc_proto::{ApiError, Cause, Object, ObjectKey, Revision, path::Target};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::{Part, Ranges, field::Field, is_unset, meta, namespace, nodes, pod, service, slice, workload};
 use crate::alloc::Full;
 
-/// Makes the object fit the collection that it is sent to: kind, namespace and a name (given, or made from generateName).
-pub fn admit(target: &Target, object: &mut Object) -> Result<(), ApiError> {
+/// Makes the object fit the collection that it is sent to: kind, namespace and a name (given, or made from generateName). Answers
+/// its key.
+pub fn admit(target: &Target, object: &mut Object) -> Result<ObjectKey, ApiError> {
     let resource = target.resource;
     for (field, want) in [("apiVersion", resource.api_version()), ("kind", resource.kind.to_owned())] {
         let have = object.0.get(field).cloned();
@@ -48,7 +49,7 @@ pub fn admit(target: &Target, object: &mut Object) -> Result<(), ApiError> {
         let suffix = random_suffix();
         object.metadata_mut().insert("name".into(), format!("{prefix}{suffix}").into());
     }
-    Ok(())
+    object.key().ok_or_else(|| ApiError::bad_request("the object has no name"))
 }
 
 /// Five random characters, without vowels, as Kubernetes draws them, so that no word comes of it.
