@@ -127,6 +127,19 @@ fn the_kernel_modules_do_not_know_the_planner_or_the_loops() {
 }
 
 #[test]
+fn one_place_prints_and_one_ends_the_process() {
+    let words = ["println!", "print!(", "dbg!("];
+    assert_none("only cli::output prints", &offences("cli/src", &["cli/src/output"], &words));
+    for room in ["proto/src", "server/src", "agent/src"] {
+        assert_none("libraries print nothing", &offences(room, &["agent/src/runtime/shim"], &words));
+    }
+    assert_none(
+        "only cli::main ends the process",
+        &offences("cli/src", &["cli/src/main.rs"], &["process::exit"]),
+    );
+}
+
+#[test]
 fn files_have_telling_names_and_a_bearable_size() {
     for (path, text) in sources() {
         let stem = Path::new(&path).file_stem().unwrap().to_string_lossy().into_owned();
