@@ -125,7 +125,9 @@ pub async fn unscheduled(world: &World, key: ObjectKey) -> Reconciled {
         let sight = &mut *sight;
         let Some(pod) = sight.picture.get(&key).cloned() else { return Ok(Outcome::Done) };
         let idle = pod::node(&pod).is_none() && !pod::is_terminating(&pod) && !pod::is_ended(&pod);
-        if !idle || sight.loads.knows(&key) {
+        // A pod may ask for another scheduler, which binds it through the API.
+        let ours = matches!(pod.str_at("/spec/schedulerName"), None | Some("" | "default-scheduler"));
+        if !idle || !ours || sight.loads.knows(&key) {
             return Ok(Outcome::Done);
         }
         let picked = scheduler::pick(&pod, sight.picture.nodes(), &sight.loads);

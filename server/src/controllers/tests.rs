@@ -339,3 +339,22 @@ async fn a_new_template_replaces_every_pod_and_the_endpoints_follow() {
         })
         .await;
 }
+
+#[tokio::test]
+async fn a_pod_on_a_node_that_never_was_goes_when_it_is_deleted_and_another_schedulers_pod_is_left_to_it() {
+    let cluster = Cluster::start().await;
+    cluster.node("n1").await;
+    let pod = |name: &str, field: &str, value: &str| {
+        let mut pod = serde_json::json!({"metadata": {"name": name}, "spec": {"containers": [{"name": "c", "command": ["true"]}]}});
+        pod["spec"][field] = value.into();
+        pod
+    };
+    cluster.create(&PODS, pod("lost", "nodeName", "ghost")).await;
+    cluster.create(&PODS, pod("theirs", "schedulerName", "mine")).await;
+    cluster.create(&PODS, pod("ours", "restartPolicy", "Always")).await;
+    let pods = cluster.until(&PODS, |all| all.iter().any(|p| p.name() == "ours" && pod::is_ready(p))).await;
+    let node = |name: &str| pods.iter().find(|p| p.name() == name).and_then(|p| pod::node(p));
+    assert_eq!((node("lost"), node("theirs")), (Some("ghost"), None));
+    cluster.delete(&PODS, "lost", DeleteOptions::default()).await;
+    cluster.until(&PODS, |all| all.iter().all(|p| p.name() != "lost")).await;
+}

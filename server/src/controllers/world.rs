@@ -301,3 +301,39 @@ fn states(changed: &Changed) -> impl Iterator<Item = &minisvc_proto::Object> {
     // The old state may stand in other indexes than the new one.
     changed.old.iter().chain(&changed.new).map(|o| &**o)
 }
+
+#[cfg(test)]
+mod tests {
+    use minisvc_proto::Object;
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        controllers::{bootstrap, events},
+        registry::testing,
+    };
+
+    #[tokio::test]
+    async fn a_reconcile_is_over_when_the_picture_has_what_it_wrote() {
+        let registry = testing::registry();
+        bootstrap(&registry, "10.0.0.1:7443".parse().unwrap()).await.unwrap();
+        let (recorder, _scribe) = events::recorder();
+        let world = World::new(registry.clone(), Arc::default(), recorder);
+        let key = ObjectKey::namespaced(&PODS, "default", "a");
+        let mut pod = Object::new(&PODS, Some("default"), "a");
+        pod.0.insert("spec".into(), json!({"containers": [{"name": "c", "command": ["true"]}]}));
+        let carried = world.carry_out(vec![Action::Create(pod)]);
+        tokio::pin!(carried);
+        let mut after = 0;
+        while after < 20 {
+            assert!(futures::poll!(&mut carried).is_pending(), "nobody has put it into the picture yet");
+            tokio::task::yield_now().await;
+            after += usize::from(registry.get(&key).is_ok());
+        }
+        tokio::select! {
+            () = world.follow() => unreachable!("it follows for ever"),
+            result = carried => assert_eq!(result.unwrap(), Outcome::Done),
+        }
+        assert!(world.sight().picture.get(&key).is_some());
+    }
+}
