@@ -64,6 +64,15 @@ pub enum Op {
     Delete(Key),
 }
 
+impl Op {
+    /// Which element it changes.
+    pub fn key(&self) -> &Key {
+        match self {
+            Op::Add(key, _) | Op::Delete(key) => key,
+        }
+    }
+}
+
 /// What makes `to` of `from`. Deletes come first, so that a key that changes hands is free when it is added; what leads to
 /// others goes first and comes last.
 pub fn diff(from: &Elements, to: &Elements) -> Vec<Op> {

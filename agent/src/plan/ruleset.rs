@@ -115,37 +115,43 @@ impl Ruleset {
         // The last word on a service counts.
         let touched: BTreeMap<&ServiceKey, Option<&ServicePlan>> =
             touched.iter().map(|(key, plan)| (key, plan.as_ref())).collect();
-        let (mut before, mut after) = (Elements::new(), Elements::new());
         // All give up what they have before any takes: an address may move from one to another.
+        let mut before: BTreeMap<&ServiceKey, Applied> = BTreeMap::new();
         let mut old: BTreeMap<PortKey, PortState> = BTreeMap::new();
         for key in touched.keys() {
             let Some(applied) = self.services.remove(*key) else { continue };
             for element in applied.elements.keys() {
                 self.owners.remove(element);
             }
-            before.extend(applied.elements);
-            old.extend(applied.ports);
+            old.extend(applied.ports.iter().map(|(k, p)| (*k, p.clone())));
+            before.insert(key, applied);
         }
-        let known = old.clone();
-        let mut now: BTreeMap<PortKey, PortState> = BTreeMap::new();
+        let nothing = Elements::new();
+        let (mut gone, mut new) = (Vec::new(), Vec::new());
         for (key, plan) in &touched {
-            let Some(plan) = plan else { continue };
             let mut applied = Applied::default();
-            for port in &plan.ports {
+            for port in plan.iter().flat_map(|plan| &plan.ports) {
                 self.render(key, port, &mut old, &mut applied);
             }
-            after.extend(applied.elements.iter().map(|(k, v)| (k.clone(), *v)));
-            now.extend(applied.ports.iter().map(|(k, p)| (*k, p.clone())));
-            self.services.insert((*key).clone(), applied);
+            let was = before.get(*key).map_or(&nothing, |a| &a.elements);
+            let ops = diff(was, &applied.elements);
+            let (deletes, adds): (Vec<_>, Vec<_>) =
+                ops.into_iter().partition(|op| matches!(op, Op::Delete(_)));
+            gone.extend(deletes);
+            new.extend(adds);
+            if plan.is_some() {
+                self.services.insert((*key).clone(), applied);
+            }
         }
         for port in old.values() {
             self.ids.remove(&port.id);
         }
-        Changes {
-            ops: diff(&before, &after),
-            stale_udp: stale(&known, &now),
-            forgotten: forgotten(&known, &now),
-        }
+        gone.sort_by(|a, b| b.key().cmp(a.key()));
+        new.sort_by(|a, b| a.key().cmp(b.key()));
+        gone.append(&mut new);
+        let known = ports(before.values());
+        let now = ports(touched.keys().filter_map(|key| self.services.get(*key)));
+        Changes { ops: gone, stale_udp: stale(&known, &now), forgotten: forgotten(&known, &now) }
     }
 
     /// Every element of every service.
@@ -269,10 +275,13 @@ fn number(before: &BTreeMap<Pod, u16>, endpoints: &BTreeSet<Pod>) -> BTreeMap<Po
     numbers
 }
 
-fn stale(
-    before: &BTreeMap<PortKey, PortState>,
-    after: &BTreeMap<PortKey, PortState>,
-) -> BTreeSet<UdpAddress> {
+type Ports<'s> = BTreeMap<PortKey, &'s PortState>;
+
+fn ports<'s>(services: impl Iterator<Item = &'s Applied>) -> Ports<'s> {
+    services.flat_map(|applied| applied.ports.iter().map(|(key, port)| (*key, port))).collect()
+}
+
+fn stale(before: &Ports<'_>, after: &Ports<'_>) -> BTreeSet<UdpAddress> {
     let mut out = BTreeSet::new();
     let all: BTreeSet<&PortKey> = before.keys().chain(after.keys()).collect();
     for key in all {
@@ -297,10 +306,7 @@ fn stale(
     out
 }
 
-fn forgotten(
-    before: &BTreeMap<PortKey, PortState>,
-    after: &BTreeMap<PortKey, PortState>,
-) -> BTreeSet<(Id, u16)> {
+fn forgotten(before: &Ports<'_>, after: &Ports<'_>) -> BTreeSet<(Id, u16)> {
     let mut out = BTreeSet::new();
     for (key, old) in before {
         let kept = after.get(key).map(|new| &new.numbers);
