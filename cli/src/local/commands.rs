@@ -9,8 +9,9 @@ use std::{
 
 use anyhow::{Context, bail};
 use minisvc_proto::{
-    client::{Kubeconfig, ListParams},
+    client::{Client, Kubeconfig, ListParams},
     path::Target,
+    report::ServiceProgress,
     resource::NODES,
 };
 use nix::sys::signal::{SigSet, Signal, kill};
@@ -203,7 +204,7 @@ async fn watch(
 fn place(args: &UpArgs, paths: &Paths, asked: Option<&Path>) -> anyhow::Result<Option<PathBuf>> {
     let own = fs::read(paths.admin_config())
         .with_context(|| format!("cannot read {}", paths.admin_config().display()))?;
-    let path = config::path(asked)?;
+    let Ok(path) = config::path(asked) else { return Ok(Some(paths.admin_config())) };
     let existing = Kubeconfig::load(&path);
     let found = match &existing {
         _ if asked.is_some() || !path.exists() => Found::Nothing,
@@ -217,11 +218,19 @@ fn place(args: &UpArgs, paths: &Paths, asked: Option<&Path>) -> anyhow::Result<O
         ))?;
         return Ok(Some(paths.admin_config()));
     }
-    if let Some(dir) = path.parent().filter(|d| !d.as_os_str().is_empty()) {
-        create_private(dir).with_context(|| format!("cannot make the directory {}", dir.display()))?;
+    let dir = path.parent().filter(|d| !d.as_os_str().is_empty());
+    let written =
+        dir.map_or(Ok(()), create_private).map_err(Into::into).and_then(|()| write_private(&path, &own));
+    match (written, asked) {
+        (Ok(()), None) => Ok(None),
+        (Ok(()), Some(asked)) => Ok(Some(std::path::absolute(asked)?)),
+        // A home that cannot be written to is no reason to end a cluster.
+        (Err(e), None) => {
+            print(&format!("{} cannot be written ({e:#}): give --config as below", path.display()))?;
+            Ok(Some(paths.admin_config()))
+        }
+        (Err(e), Some(_)) => Err(e.context(format!("--config {}", path.display()))),
     }
-    write_private(&path, &own)?;
-    Ok(asked.map(std::path::absolute).transpose()?)
 }
 
 /// Waits until every node is Ready, and names each as it comes.
@@ -236,9 +245,11 @@ async fn all_ready(
     let wait = async {
         loop {
             // The relay may be a moment behind the server.
-            if let Ok((_, nodes)) = api.list(&all, &ListParams::default()).await {
+            if let (Ok((_, nodes)), Some(silent)) =
+                (api.list(&all, &ListParams::default()).await, silent_nodes(&api).await)
+            {
                 for (name, ip) in nodes.iter().filter_map(ready_node) {
-                    if seen.insert(name.clone()) {
+                    if !silent.contains(&name) && seen.insert(name.clone()) {
                         told(&format!("{name} Ready ({ip})"))?;
                     }
                 }
@@ -254,6 +265,14 @@ async fn all_ready(
     }
     let late: Vec<_> = (1..=args.nodes).map(|i| format!("node-{i}")).filter(|n| !seen.contains(n)).collect();
     bail!("not Ready within {READY:?}: {}; logs are in {}", late.join(", "), paths.log.display())
+}
+
+/// Nodes that were Ready in an earlier life of the cluster, and of which this server has not heard yet: they have not told it that
+/// they have programmed the API's own service.
+async fn silent_nodes(api: &Client) -> Option<Vec<String>> {
+    let path = "/apis/minisvc.io/v1/namespaces/default/services/kubernetes/progress?timeoutSeconds=0";
+    let answer = api.raw(reqwest::Method::GET, path, None).await.ok()?;
+    serde_json::from_value::<ServiceProgress>(answer).ok().map(|p| p.late_nodes)
 }
 
 /// The end of a start: what can be done now.
