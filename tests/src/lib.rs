@@ -7,4 +7,8 @@ pub mod cluster;
 pub mod netns;
 pub mod server;
 #[cfg(target_os = "linux")]
+pub mod node;
+#[cfg(target_os = "linux")]
+pub mod rooted;
+#[cfg(target_os = "linux")]
 pub mod traffic;

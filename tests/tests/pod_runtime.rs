@@ -1,6 +1,6 @@
 //! The real runtime, with real processes in real namespaces. An ordinary user runs these tests in a user namespace.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails here")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 #![cfg(target_os = "linux")]
 
 use std::{
@@ -8,37 +8,14 @@ use std::{
     fs::{self, File},
     io::{Read, Write},
     os::fd::OwnedFd,
-    path::{Path, PathBuf},
-    process::Command,
+    path::Path,
 };
 
-use minisvc_agent::{
-    runtime::{
-        ContainerSpec, ExecSpec, LocalRuntime, PodRuntime, PodState, RuntimeConfig,
-        contract::{self, setup, spec, until},
-    },
-    sys::process::in_user_namespace,
+use minisvc_agent::runtime::{
+    ContainerSpec, ExecSpec, LocalRuntime, PodRuntime, PodState, RuntimeConfig,
+    contract::{self, setup, spec, until},
 };
-use minisvc_tests::binary::minisvc;
-
-/// Runs an async test as root: directly, or in a user namespace, where this very test is started again.
-fn as_root(name: &str, test: impl AsyncFnOnce(PathBuf)) {
-    let home = tempfile::tempdir().unwrap();
-    if nix::unistd::geteuid().is_root() {
-        tokio::runtime::Builder::new_multi_thread()
-            .enable_all()
-            .worker_threads(2)
-            .build()
-            .unwrap()
-            .block_on(test(home.path().to_path_buf()));
-        return;
-    }
-    let mut again = Command::new(std::env::current_exe().unwrap());
-    again.args(["--exact", name, "--nocapture"]).env("MINISVC_BIN", minisvc().unwrap());
-    in_user_namespace(&mut again);
-    let output = again.output().expect("this test needs root or a user namespace");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-}
+use minisvc_tests::{binary::minisvc, rooted::as_root};
 
 fn runtime(home: &Path) -> LocalRuntime {
     let config = RuntimeConfig { run_dir: home.join("run"), binary: minisvc().unwrap() };

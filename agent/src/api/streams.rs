@@ -3,7 +3,10 @@
 use std::{fs::File, io, os::fd::OwnedFd, time::Duration};
 
 use axum::extract::ws::{Message, WebSocket};
-use futures::{SinkExt, StreamExt, stream::SplitSink};
+use futures::{
+    SinkExt, StreamExt,
+    stream::{SplitSink, SplitStream},
+};
 use minisvc_proto::ApiError;
 use serde_json::{Value, json};
 use tokio::{
@@ -24,6 +27,8 @@ const CLOSE: u8 = 255;
 const CHUNK: usize = 32 << 10;
 /// Messages for standard input that wait for a program that does not read.
 const WAITING: usize = 16;
+/// How long the last words may take.
+const GOODBYE: Duration = Duration::from_secs(5);
 /// How often a client is asked whether it is still there.
 const PULSE: Duration = Duration::from_secs(10);
 
@@ -151,9 +156,7 @@ pub async fn run(
     let (mut program, mut ends) = match started {
         Ok(started) => started,
         Err(why) => {
-            let _ = send(&mut sink, STATUS, failure(&why).to_string().as_bytes()).await;
-            let _ = sink.close().await;
-            return;
+            return part(sink, stream, &failure(&why)).await;
         }
     };
     let mut buffers = (vec![0; CHUNK], vec![0; CHUNK]);
@@ -195,8 +198,18 @@ pub async fn run(
         return;
     }
     let status = code.map_or_else(|| failure("the pod ended under the command"), ended);
-    let _ = send(&mut sink, STATUS, status.to_string().as_bytes()).await;
-    let _ = sink.close().await;
+    part(sink, stream, &status).await;
+}
+
+/// The last word, and the client's answer to the goodbye: a connection cut before it may take the last word with it.
+async fn part(mut sink: Sink, mut stream: SplitStream<WebSocket>, status: &Value) {
+    let goodbye = async {
+        send(&mut sink, STATUS, status.to_string().as_bytes()).await?;
+        sink.close().await?;
+        while let Some(Ok(_)) = stream.next().await {}
+        Ok::<(), axum::Error>(())
+    };
+    let _ = tokio::time::timeout(GOODBYE, goodbye).await;
 }
 
 async fn read_out(
@@ -212,7 +225,7 @@ async fn read_out(
 }
 
 async fn next(
-    stream: &mut futures::stream::SplitStream<WebSocket>,
+    stream: &mut SplitStream<WebSocket>,
     stdin: Option<&mpsc::Sender<Input>>,
 ) -> Option<Result<Message, axum::Error>> {
     if let Some(stdin) = stdin {

@@ -135,7 +135,7 @@ impl<R: PodRuntime, N: PodNetwork> Worker<R, N> {
                 self.tell();
             }
             if plan.actions == [Action::Done] {
-                return self.done();
+                return self.forget();
             }
             if !plan.actions.is_empty() {
                 self.act_all(plan.actions).await;
@@ -374,6 +374,8 @@ impl<R: PodRuntime, N: PodNetwork> Worker<R, N> {
                 Ok(())
             }
             Action::DeleteObject => {
+                // When the object is gone, nothing of the pod is left.
+                self.forget();
                 let key = ObjectKey::namespaced(&PODS, &self.namespace, &self.name);
                 let options = json!({"gracePeriodSeconds": 0, "preconditions": {"uid": self.uid}});
                 match shared.client.delete(&Target::object(&key), &options).await {
@@ -490,7 +492,8 @@ impl<R: PodRuntime, N: PodNetwork> Worker<R, N> {
         });
     }
 
-    fn done(self) {
+    /// Gives back what outlives the pod's processes.
+    fn forget(&self) {
         self.shared.ipam.lock().unwrap_or_else(PoisonError::into_inner).free(&self.uid);
         self.shared.directory.remove(&self.uid);
         let dir = self.log_dir();
