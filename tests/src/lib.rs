@@ -5,10 +5,10 @@ pub mod binary;
 pub mod cluster;
 #[cfg(target_os = "linux")]
 pub mod netns;
-pub mod server;
 #[cfg(target_os = "linux")]
 pub mod node;
 #[cfg(target_os = "linux")]
 pub mod rooted;
+pub mod server;
 #[cfg(target_os = "linux")]
 pub mod traffic;
