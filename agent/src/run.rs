@@ -24,7 +24,7 @@ use crate::{
         node_ports::{self, Doors},
         nodes, pods,
         readiness::Readiness,
-        registration::{RegisterError, register},
+        registration::{Boot, RegisterError, register},
         reporter, services,
     },
 };
@@ -82,7 +82,9 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
     }
     let kubeconfig = Kubeconfig::load(&config.config)?;
     let client = Client::from_kubeconfig(&kubeconfig)?;
-    let Some(local_pod_cidr) = registered(&client, &config, &shutdown).await? else { return Ok(()) };
+    let mut boot = Boot::read(&config.run_dir);
+    let Some(local_pod_cidr) = registered(&client, &config, &boot, &shutdown).await? else { return Ok(()) };
+    boot.keep(&config.run_dir).map_err(|cause| AgentError::File { path: config.run_dir.clone(), cause })?;
     tracing::info!(node = %config.node_name, ip = %config.node_ip, pods = %local_pod_cidr, "registered");
 
     let net = Net::start(NetConfig {
@@ -194,7 +196,7 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
             () = shutdown.cancelled() => break,
             Some(()) = lost.recv() => {
                 tracing::warn!("the server does not know this node; registering again");
-                if registered(&client, &config, &shutdown).await?.is_some_and(|cidr| cidr != local_pod_cidr) {
+                if registered(&client, &config, &boot, &shutdown).await?.is_some_and(|cidr| cidr != local_pod_cidr) {
                     return Err(AgentError::MovedRange);
                 }
             }
@@ -215,11 +217,12 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
 async fn registered(
     client: &Client,
     config: &AgentConfig,
+    boot: &Boot,
     shutdown: &CancellationToken,
 ) -> Result<Option<ipnet::Ipv4Net>, AgentError> {
     let mut wait = FIRST_RETRY;
     loop {
-        match register(client, &config.node_name, config.node_ip).await {
+        match register(client, &config.node_name, config.node_ip, boot).await {
             Ok(cidr) => return Ok(Some(cidr)),
             Err(RegisterError::Client(error))
                 if error.api().is_none_or(|e| e.code >= 500 || e.is_conflict()) =>

@@ -185,6 +185,9 @@ impl Cluster {
                 fs::write(to.join(format!("node-{node}.{file}.txt")), said.to_string())?;
             }
         }
+        let listing =
+            Command::new("ls").arg("-laR").arg(self.home.path().join("XDG_RUNTIME_DIR")).output()?;
+        fs::write(to.join("run-directory.txt"), listing.stdout)?;
         copy_tree(&self.home.path().join("XDG_STATE_HOME"), &to.join("logs"))?;
         Ok(to)
     }
@@ -211,6 +214,8 @@ pub struct Footprint {
     pub processes: BTreeMap<(i32, u64), String>,
     /// `net:[4026532000]` and the like.
     pub namespaces: BTreeSet<String>,
+    /// When it was taken, in clock ticks since boot.
+    at: u64,
 }
 
 impl Footprint {
@@ -227,7 +232,8 @@ impl Footprint {
             }
         }
         let own: BTreeSet<String> = namespaces("self");
-        let mut footprint = Footprint::default();
+        let at = all.iter().map(|p| p.start).max().unwrap_or_default();
+        let mut footprint = Footprint { at, ..Footprint::default() };
         for process in all.into_iter().filter(|p| family.contains(&p.pid)) {
             footprint.namespaces.extend(namespaces(&process.pid.to_string()).difference(&own).cloned());
             footprint.processes.insert((process.pid, process.start), process.name);
@@ -235,15 +241,18 @@ impl Footprint {
         footprint
     }
 
+    /// Processes of this footprint that are still there.
+    pub fn processes_left(&self) -> Vec<String> {
+        let now = pids().into_iter().filter_map(Process::read);
+        let left = now.filter_map(|p| self.processes.get_key_value(&(p.pid, p.start)));
+        left.map(|((pid, _), name)| format!("process {pid} ({name})")).collect()
+    }
+
     fn left(&self) -> Vec<String> {
-        let mut left = Vec::new();
-        let mut alive = BTreeSet::new();
-        for process in pids().into_iter().filter_map(Process::read) {
-            if let Some(name) = self.processes.get(&(process.pid, process.start)) {
-                left.push(format!("process {} ({name})", process.pid));
-            }
-            alive.extend(namespaces(&process.pid.to_string()));
-        }
+        let mut left = self.processes_left();
+        // Namespaces of later processes may have got the same numbers again.
+        let earlier = pids().into_iter().filter_map(Process::read).filter(|p| p.start <= self.at);
+        let alive: BTreeSet<String> = earlier.flat_map(|p| namespaces(&p.pid.to_string())).collect();
         left.extend(self.namespaces.intersection(&alive).map(|n| format!("namespace {n}")));
         left
     }

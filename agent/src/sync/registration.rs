@@ -1,18 +1,54 @@
 //! The node's own object: made at the first start, its addresses and system facts kept right afterwards.
 
-use std::{net::Ipv4Addr, path::Path};
+use std::{fs, io, net::Ipv4Addr, path::Path};
 
 use ipnet::Ipv4Net;
 use minisvc_proto::{
     NodeName, Object, ObjectKey,
-    client::{Client, ClientError, PatchKind},
+    client::{Client, ClientError, ListParams, PatchKind},
     path::Target,
-    resource::NODES,
+    resource::{NODES, PODS},
 };
 use serde_json::{Value, json};
 
-/// Makes the Node if it is absent, writes its status, and returns its pod range.
-pub async fn register(client: &Client, node: &NodeName, ip: Ipv4Addr) -> Result<Ipv4Net, RegisterError> {
+/// One life of the machine, as far as pods are concerned: the run directory is empty when it begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Boot {
+    /// `status.nodeInfo.bootID`.
+    pub id: String,
+    /// No agent of this life has registered yet, so no pod runs here.
+    pub is_new: bool,
+}
+
+/// File of the run directory that holds the id.
+const BOOT_ID: &str = "boot-id";
+
+impl Boot {
+    /// The present life.
+    pub fn read(run_dir: &Path) -> Self {
+        let known = fs::read_to_string(run_dir.join(BOOT_ID)).map(|text| text.trim().to_owned());
+        match known {
+            Ok(id) if !id.is_empty() => Boot { id, is_new: false },
+            _ => Boot { id: uuid::Uuid::new_v4().to_string(), is_new: true },
+        }
+    }
+
+    /// Keeps the id, once the server knows of it.
+    pub fn keep(&mut self, run_dir: &Path) -> io::Result<()> {
+        fs::write(run_dir.join(BOOT_ID), &self.id)?;
+        self.is_new = false;
+        Ok(())
+    }
+}
+
+/// Makes the Node if it is absent, writes its status, and returns its pod range. In a new life of the machine the node and its
+/// pods are not ready, whatever stands on the server.
+pub async fn register(
+    client: &Client,
+    node: &NodeName,
+    ip: Ipv4Addr,
+    boot: &Boot,
+) -> Result<Ipv4Net, RegisterError> {
     let key = ObjectKey::cluster(&NODES, node.as_str());
     let target = Target::object(&key);
     let found = match client.get(&target).await {
@@ -24,11 +60,43 @@ pub async fn register(client: &Client, node: &NodeName, ip: Ipv4Addr) -> Result<
         }
         Err(error) => return Err(error.into()),
     };
-    client
-        .patch(&target.with_subresource("status"), PatchKind::Merge, &json!({"status": facts(node, ip)}))
-        .await?;
+    let mut status = facts(node, ip, boot);
+    if boot.is_new {
+        status["conditions"] =
+            json!([not_ready("AgentStarting", "The machine has started; its agent is starting")]);
+    }
+    client.patch(&target.with_subresource("status"), PatchKind::Merge, &json!({"status": status})).await?;
+    if boot.is_new {
+        forget_readiness(client, node).await?;
+    }
     let cidr = found.str_at("/spec/podCIDR").unwrap_or("");
     cidr.parse().map_err(|_| RegisterError::NoPodCidr { node: node.clone(), found: cidr.to_owned() })
+}
+
+/// What ran on this machine before it started anew serves nobody.
+async fn forget_readiness(client: &Client, node: &NodeName) -> Result<(), ClientError> {
+    let params = ListParams::fields(format!("spec.nodeName={node}"));
+    let (_, pods) = client.list(&Target::collection(&PODS, None), &params).await?;
+    let writes = pods.iter().filter_map(|pod| {
+        let mut conditions = pod.pointer("/status/conditions")?.as_array()?.clone();
+        let ready = conditions.iter_mut().find(|c| c["type"] == "Ready" && c["status"] == "True")?;
+        *ready = not_ready("NodeRestarted", "The pod's node has started anew");
+        let target = Target::object(&pod.key()?).with_subresource("status");
+        let patch = json!({"metadata": {"uid": pod.uid()}, "status": {"conditions": conditions}});
+        Some(async move { client.patch(&target, PatchKind::Merge, &patch).await })
+    });
+    for written in futures::future::join_all(writes).await {
+        match written {
+            Err(e) if e.is_not_found() => {}
+            other => drop(other?),
+        }
+    }
+    Ok(())
+}
+
+fn not_ready(reason: &str, message: &str) -> Value {
+    let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    json!({"type": "Ready", "status": "False", "reason": reason, "message": message, "lastTransitionTime": now})
 }
 
 /// Why a node could not be registered.
@@ -81,7 +149,7 @@ fn memory_kib() -> u64 {
     line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse().ok()).unwrap_or(0)
 }
 
-fn facts(node: &NodeName, ip: Ipv4Addr) -> Value {
+fn facts(node: &NodeName, ip: Ipv4Addr, boot: &Boot) -> Value {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let resources = json!({"cpu": cpus.to_string(), "memory": format!("{}Ki", memory_kib()), "pods": "250"});
     json!({
@@ -99,10 +167,26 @@ fn facts(node: &NodeName, ip: Ipv4Addr) -> Value {
             "osImage": os_image(),
             "machineID": first_line("/etc/machine-id"),
             "systemUUID": "",
-            "bootID": first_line("/proc/sys/kernel/random/boot_id"),
+            "bootID": boot.id,
             "containerRuntimeVersion": concat!("minisvc://", env!("CARGO_PKG_VERSION")),
             "kubeletVersion": concat!("v", env!("CARGO_PKG_VERSION")),
             "kubeProxyVersion": concat!("v", env!("CARGO_PKG_VERSION")),
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_life_ends_with_the_run_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut boot = Boot::read(dir.path());
+        assert!(boot.is_new && Boot::read(dir.path()).is_new);
+        boot.keep(dir.path()).unwrap();
+        assert_eq!(Boot::read(dir.path()), Boot { is_new: false, ..boot.clone() });
+        let next = tempfile::tempdir().unwrap();
+        assert_ne!(Boot::read(next.path()).id, boot.id);
+    }
 }

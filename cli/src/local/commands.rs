@@ -9,9 +9,9 @@ use std::{
 
 use anyhow::{Context, bail};
 use minisvc_proto::{
-    client::{Client, Kubeconfig, ListParams},
+    Object,
+    client::{Kubeconfig, ListParams},
     path::Target,
-    report::ServiceProgress,
     resource::NODES,
 };
 use nix::sys::signal::{SigSet, Signal, kill};
@@ -245,11 +245,9 @@ async fn all_ready(
     let wait = async {
         loop {
             // The relay may be a moment behind the server.
-            if let (Ok((_, nodes)), Some(silent)) =
-                (api.list(&all, &ListParams::default()).await, silent_nodes(&api).await)
-            {
-                for (name, ip) in nodes.iter().filter_map(ready_node) {
-                    if !silent.contains(&name) && seen.insert(name.clone()) {
+            if let Ok((_, nodes)) = api.list(&all, &ListParams::default()).await {
+                for (name, ip) in nodes.iter().filter(|n| is_of_this_run(n, paths)).filter_map(ready_node) {
+                    if seen.insert(name.clone()) {
                         told(&format!("{name} Ready ({ip})"))?;
                     }
                 }
@@ -267,12 +265,10 @@ async fn all_ready(
     bail!("not Ready within {READY:?}: {}; logs are in {}", late.join(", "), paths.log.display())
 }
 
-/// Nodes that were Ready in an earlier life of the cluster, and of which this server has not heard yet: they have not told it that
-/// they have programmed the API's own service.
-async fn silent_nodes(api: &Client) -> Option<Vec<String>> {
-    let path = "/apis/minisvc.io/v1/namespaces/default/services/kubernetes/progress?timeoutSeconds=0";
-    let answer = api.raw(reqwest::Method::GET, path, None).await.ok()?;
-    serde_json::from_value::<ServiceProgress>(answer).ok().map(|p| p.late_nodes)
+/// Whether a node's status was written by an agent of this run: what an earlier run left may still say Ready.
+fn is_of_this_run(node: &Object, paths: &Paths) -> bool {
+    let boot = fs::read_to_string(paths.run.join(node.name()).join("boot-id"));
+    boot.is_ok_and(|id| node.str_at("/status/nodeInfo/bootID") == Some(id.trim()))
 }
 
 /// The end of a start: what can be done now.
@@ -333,16 +329,21 @@ pub fn down(args: DownArgs) -> anyhow::Result<()> {
 fn stop(name: &str, paths: &Paths) -> anyhow::Result<()> {
     let end = Instant::now() + GONE;
     let mut ran = false;
+    let mut known: Option<State> = None;
     loop {
-        if try_lock(paths)?.is_some() {
+        let lock = try_lock(paths)?;
+        // The keeper removes the file before it is gone itself, and a room outlives a keeper that was killed by a moment.
+        known = State::read(paths).or(known);
+        let state = known.clone().filter(State::alive);
+        if lock.is_some() && state.is_none() {
             let _ = fs::remove_file(paths.state());
             let how = if ran { "is down" } else { "does not run" };
             return print(&format!("cluster \"{name}\" {how}"));
         }
         // Asked once; between the lock and the state file there is a moment without an answer.
-        if let Some(state) = State::read(paths).filter(|s| !ran && s.alive()) {
-            kill(nix::unistd::Pid::from_raw(state.pid), Signal::SIGTERM)
-                .with_context(|| format!("process {} cannot be asked to end", state.pid))?;
+        if let (None, Some(State { keeper, .. }), false) = (lock, state, ran) {
+            kill(nix::unistd::Pid::from_raw(keeper.pid), Signal::SIGTERM)
+                .with_context(|| format!("process {} cannot be asked to end", keeper.pid))?;
             ran = true;
         }
         if Instant::now() > end {

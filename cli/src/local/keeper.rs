@@ -37,13 +37,14 @@ pub fn run(args: &UpArgs, paths: &Paths) -> anyhow::Result<()> {
     // A session of its own: Ctrl-C in the terminal is for `up`, which then asks this process to end.
     nix::unistd::setsid().context("cannot start a session")?;
     let Some(_lock) = try_lock(paths)? else {
-        let pid = State::read(paths).map(|s| format!(" (process {})", s.pid)).unwrap_or_default();
+        let pid = State::read(paths).map(|s| format!(" (process {})", s.keeper.pid)).unwrap_or_default();
         bail!(
             "cluster \"{}\" runs already{pid}: end it with `minisvc down --name {}`, or choose another --name and --api-port",
             args.name,
             args.name
         );
     };
+    await_former_room(paths)?;
     clean_run_dir(paths)?;
     // Before the room exists: a port that is taken is one clear line and leaves nothing behind.
     free_port(args.api_port)?;
@@ -140,7 +141,8 @@ fn end(room: &mut Child, signals: &SignalFd) -> anyhow::Result<()> {
         }
         let left = limit.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return room.kill().context("cannot end the room");
+            room.kill().context("cannot end the room")?;
+            return room.wait().map(drop).context("cannot wait for the end of the room");
         }
         let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
@@ -186,6 +188,18 @@ pub fn stage(args: &UpArgs, paths: &Paths, stage: Stage, more: &[&str]) -> anyho
         command.stderr(log.with_context(|| format!("cannot open {}", path.display()))?);
     }
     Ok(command)
+}
+
+/// The room of a keeper that was killed is ended by the kernel, which takes a moment: its sockets and files are in use until then.
+fn await_former_room(paths: &Paths) -> anyhow::Result<()> {
+    let end = Instant::now() + STOP;
+    while State::read(paths).is_some_and(|s| s.alive()) {
+        if Instant::now() > end {
+            bail!("processes of an earlier run of this cluster do not end: end it with `minisvc down` first");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
 }
 
 fn in_own_network(pid: u32) -> bool {

@@ -16,16 +16,37 @@ use super::paths::Paths;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct State {
-    /// The keeper's process id.
-    pub pid: i32,
-    /// When it started, in clock ticks since boot: a process that got the same id later is another one.
-    pub start_time: u64,
+    /// The keeper.
+    #[serde(flatten)]
+    pub keeper: Process,
     /// The first process of the room.
-    pub room_pid: Option<u32>,
+    pub room: Option<Process>,
     /// Port of the API on 127.0.0.1.
     pub api_port: u16,
     /// How many nodes.
     pub nodes: u8,
+}
+
+/// A process, told apart from a later one that got the same id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Process {
+    /// Its id.
+    pub pid: i32,
+    /// When it started, in clock ticks since boot.
+    pub start_time: u64,
+}
+
+impl Process {
+    /// The process that has this id now.
+    pub fn of(pid: i32) -> Option<Process> {
+        Some(Process { pid, start_time: start_time(pid)? })
+    }
+
+    /// Whether it is still there.
+    pub fn alive(&self) -> bool {
+        start_time(self.pid) == Some(self.start_time)
+    }
 }
 
 /// Takes the cluster's lock; `None` when somebody else has it.
@@ -46,11 +67,12 @@ pub fn try_lock(paths: &Paths) -> anyhow::Result<Option<Flock<File>>> {
 }
 
 impl State {
-    /// The state of this process.
+    /// The state of this process, which keeps a cluster, and of its room's first process.
     pub fn of_this_process(api_port: u16, nodes: u8, room_pid: Option<u32>) -> anyhow::Result<State> {
-        let pid = nix::unistd::getpid().as_raw();
-        let start_time = start_time(pid).context("/proc/self/stat cannot be read: is /proc mounted?")?;
-        Ok(State { pid, start_time, room_pid, api_port, nodes })
+        let keeper = Process::of(nix::unistd::getpid().as_raw())
+            .context("/proc/self/stat cannot be read: is /proc mounted?")?;
+        let room = room_pid.and_then(|pid| Process::of(i32::try_from(pid).ok()?));
+        Ok(State { keeper, room, api_port, nodes })
     }
 
     /// Writes the state file.
@@ -63,9 +85,9 @@ impl State {
         serde_json::from_slice(&std::fs::read(paths.state()).ok()?).ok()
     }
 
-    /// Whether the process that wrote this is still there.
+    /// Whether anything of this cluster is still there: the kernel takes a moment to end a room whose keeper was killed.
     pub fn alive(&self) -> bool {
-        start_time(self.pid) == Some(self.start_time)
+        self.keeper.alive() || self.room.is_some_and(|r| r.alive())
     }
 }
 
@@ -105,8 +127,10 @@ mod tests {
     fn a_state_is_alive_only_while_the_same_process_is() {
         let mut state = State::of_this_process(1, 3, None).unwrap();
         assert!(state.alive());
-        state.start_time += 1;
+        state.keeper.start_time += 1;
         assert!(!state.alive());
+        state.room = Process::of(state.keeper.pid);
+        assert!(state.alive());
     }
 
     #[test]

@@ -1,0 +1,88 @@
+//! What a pod is, and what a user sees of it.
+
+use minisvc_tests::cluster::Cluster;
+
+use super::object;
+
+#[test]
+fn a_pod_has_a_world_of_its_own() {
+    let cluster = Cluster::up("world", 1);
+    cluster.sh("minisvc run one --env COLOUR=blue -- minisvc echo --port 8080").ok();
+    cluster.sh("minisvc wait --for=condition=Ready pod/one --timeout=30s").ok();
+    let exec = |line: &str| cluster.run(&["exec", "one", "--", "sh", "-c", line]);
+    assert_eq!(exec("hostname").ok().trim(), "one");
+    assert_eq!(exec("pwd").ok().trim(), "/");
+    let resolv = exec("cat /etc/resolv.conf").ok();
+    assert!(resolv.contains("nameserver 10.96.0.10") && resolv.contains("ndots:5"), "{resolv}");
+    let hosts = exec("cat /etc/hosts").ok();
+    let ip = object(&cluster, "pod/one")["status"]["podIP"].as_str().unwrap().to_owned();
+    assert!(hosts.contains("localhost") && hosts.contains(&ip), "{hosts}");
+    // Nothing of the agent's environment, nothing of other processes, nothing of this machine's /tmp.
+    let environment = exec("tr '\\0' '\\n' < /proc/$(pgrep -o -f 'minisvc echo' || echo 2)/environ").ok();
+    assert!(environment.contains("COLOUR=blue"), "{environment}");
+    for name in environment.lines().filter_map(|l| l.split_once('=')).map(|(name, _)| name) {
+        let known = ["PATH", "HOME", "HOSTNAME", "COLOUR"].contains(&name);
+        assert!(known || name.starts_with("MINISVC_") || name.contains("_SERVICE_"), "{name} is inherited");
+    }
+    let processes: usize = exec("ls -d /proc/[0-9]* | wc -l").ok().trim().parse().unwrap();
+    assert!(processes < 10, "a pod sees {processes} processes");
+    // Nothing of this machine's /tmp but the way to `minisvc`, which lies below it in this test.
+    let below = cluster.home().strip_prefix("/tmp").ok().and_then(|p| p.iter().next());
+    let own = below.map(|d| d.to_string_lossy().into_owned());
+    let seen = exec("ls -A /tmp").ok();
+    assert!(seen.lines().all(|l| Some(l) == own.as_deref()), "{seen}");
+    assert_eq!(exec("touch /tmp/mine && ls /tmp/mine").ok().trim(), "/tmp/mine");
+    assert!(!std::path::Path::new("/tmp/mine").exists());
+    assert_eq!(exec("command -v minisvc >/dev/null && echo there").ok().trim(), "there");
+    // Exit codes and streams come through.
+    let said = exec("echo out; echo err >&2; exit 7");
+    assert_eq!((said.status.code(), said.out.as_str()), (Some(7), "out\n"), "{said}");
+    assert!(said.err.contains("err"), "{said}");
+}
+
+#[test]
+fn logs_endings_and_readiness_are_told() {
+    let cluster = Cluster::up("told", 1);
+    cluster
+        .run(&["run", "talker", "--restart=Never", "--", "sh", "-c", "echo hello; echo world >&2; exit 3"])
+        .ok();
+    cluster.sh("minisvc wait --for=jsonpath={.status.phase}=Failed pod/talker --timeout=30s").ok();
+    let log = cluster.sh("minisvc logs talker").ok();
+    assert!(log.contains("hello") && log.contains("world"), "{log}");
+    let status = object(&cluster, "pod/talker");
+    let code = status.pointer("/status/containerStatuses/0/state/terminated/exitCode");
+    assert_eq!(code, Some(&3.into()), "{status}");
+    // A pod that never gets ready gets no traffic, and `create service` names it.
+    let file = cluster.home().join("late.yaml");
+    std::fs::write(
+        &file,
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: late, labels: {app: late}}\nspec:\n  containers:\n  - name: main\n    \
+         command: [minisvc, echo, --port, '8080']\n    readinessProbe: {httpGet: {port: 9999, path: /}, periodSeconds: 1}\n",
+    )
+    .unwrap();
+    cluster.run(&["create", "-f", file.to_str().unwrap()]).ok();
+    let error = cluster.sh("minisvc create service clusterip late --tcp=80:8080 --timeout=2s").refused(1);
+    assert!(error.contains("late"), "{error}");
+    let said = cluster.sh("minisvc create service clusterip nobody --tcp=80:8080");
+    assert!(said.status.success() && said.err.contains("no pod"), "{said}");
+}
+
+#[test]
+fn a_pod_that_cannot_be_placed_or_started_says_why() {
+    let cluster = Cluster::up("why", 1);
+    let file = cluster.home().join("pods.yaml");
+    std::fs::write(
+        &file,
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: nowhere}\nspec:\n  nodeSelector: {disk: fast}\n  containers:\n  - {name: main, command: [sleep, '60']}\n",
+    )
+    .unwrap();
+    cluster.run(&["create", "-f", file.to_str().unwrap()]).ok();
+    cluster.sh("minisvc wait --for=condition=PodScheduled=False pod/nowhere --timeout=30s").ok();
+    let described = cluster.sh("minisvc describe pod nowhere").ok();
+    assert!(described.contains("FailedScheduling") && described.contains("node selector"), "{described}");
+    cluster.sh("minisvc run absent -- no-such-program").ok();
+    cluster.sh("minisvc wait --for=condition=PodScheduled pod/absent --timeout=30s").ok();
+    cluster.sh("minisvc wait --for=jsonpath={.status.containerStatuses[0].started}=false pod/absent --timeout=30s").ok();
+    let described = cluster.sh("minisvc describe pod absent").ok();
+    assert!(described.contains("no-such-program"), "{described}");
+}
