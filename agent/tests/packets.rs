@@ -7,10 +7,10 @@ mod cluster;
 
 use std::{collections::BTreeSet, io::ErrorKind, net::Ipv4Addr};
 
-use cluster::{CLIENT, Cluster, POD_PORT, Service, node_ip};
-use minisvc_agent::{plan::Proto, relay::keep_node_ports};
+use cluster::{CLIENT, Cluster, LAN, POD_PORT, Service, node_ip};
+use minisvc_agent::{nft::Nft, plan::Proto, relay::keep_node_ports};
 use minisvc_tests::{
-    netns::{Namespace, isolated},
+    netns::{Namespace, isolated, netlink},
     traffic::{self, Answer, Connection, Flow, SILENCE},
 };
 use tokio::sync::{mpsc, watch};
@@ -45,6 +45,10 @@ fn every_way_to_a_service_reaches_every_endpoint_from_the_right_source() -> anyh
         }
         let web = Service::new(1).node_port(30080).endpoints(&cluster, &["a", "b", "c"]);
         cluster.apply([&web])?;
+        for n in [1, 2] {
+            // The strictest setting that a distribution may have.
+            cluster.node(n).enter(|| Ok(std::fs::write("/proc/sys/net/ipv4/conf/all/rp_filter", "1")?))?;
+        }
         let all = names(["a", "b", "c"]);
         for ask in [traffic::tcp, traffic::udp] {
             // A pod is seen with its own address by others, with the node's by itself.
@@ -82,6 +86,15 @@ fn every_way_to_a_service_reaches_every_endpoint_from_the_right_source() -> anyh
         let _node = traffic::Server::start(cluster.node(2), 7000)?;
         assert_eq!(cluster.ns("a").enter(|| traffic::tcp((CLIENT, 7000)))?.client.ip(), node_ip(1));
         assert_eq!(cluster.ns("a").enter(|| traffic::tcp((node_ip(2), 7000)))?.client.ip(), cluster.ip("a"));
+        // A node without a default route.
+        cluster.node(1).enter(|| {
+            netlink(async |handle| {
+                let default = rtnetlink::RouteMessageBuilder::<Ipv4Addr>::new().gateway(LAN).build();
+                Ok(handle.route().del(default).execute().await?)
+            })
+        })?;
+        let (servers, sources) = seen(cluster.node(1), web.address(), 40, traffic::tcp)?;
+        assert_eq!((servers, sources), (all, [node_ip(1)].into()));
         cluster.listing(1)?;
         Ok(())
     })
@@ -428,6 +441,38 @@ fn more_endpoints_than_chains_are_spread_and_chains_do_not_pile_up() -> anyhow::
         assert!(chains < 250, "{chains} chains");
         cluster.apply([&many(1, Some(5))])?;
         assert_eq!(cluster.ns("a").enter(|| traffic::tcp(many(1, None).address()))?.server, "a");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_thousand_services_are_adopted_without_a_single_change() -> anyhow::Result<()> {
+    isolated("a_thousand_services_are_adopted_without_a_single_change", || {
+        let mut cluster = Cluster::new(1)?;
+        cluster.pod(1, "a")?;
+        let ip = cluster.ip("a");
+        let services: Vec<_> = (1..=1000u16)
+            .map(|n| {
+                let affinity = (n % 10 == 0).then_some(60);
+                let endpoints =
+                    (0..10).map(|i| (ip, if i == n % 10 { POD_PORT } else { 20_000 + i })).collect();
+                Service { affinity, endpoints, ..Service::new(n).node_port(30_000 + n) }
+            })
+            .collect();
+        cluster.apply(&services)?;
+        let addresses = cluster.node(1).run("nft", &["list", "map", "ip", "minisvc", "svc"])?;
+        assert_eq!(addresses.matches("10.96.").count(), 2000);
+        let generation = |cluster: &Cluster| cluster.node(1).enter(|| Ok(Nft::open()?.generation()?));
+        let before = generation(&cluster)?;
+        cluster.restart_agents()?;
+        cluster.apply(&services)?;
+        assert_eq!(generation(&cluster)?, before);
+        let one = Service { affinity: None, endpoints: [(ip, POD_PORT)].into(), ..services[998].clone() };
+        cluster.apply([&one])?;
+        assert_eq!(generation(&cluster)?, before + 1);
+        for to in [one.address(), (node_ip(1), 30_999)] {
+            assert_eq!(cluster.node(1).enter(|| traffic::tcp(to))?.server, "a");
+        }
         Ok(())
     })
 }

@@ -66,40 +66,40 @@ pub enum ServerError {
         why: String,
     },
     /// The data directory cannot be used at all.
-    #[error("data directory {}: {source}", path.display())]
+    #[error("data directory {}: {cause}", path.display())]
     DataDir {
         /// Which directory.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] sled_engine::OpenError),
     /// The store holds what this server does not know.
-    #[error("data directory {}: {source}; it may be one of a newer minisvc", path.display())]
+    #[error("data directory {}: {cause}; it may be one of a newer minisvc", path.display())]
     Contents {
         /// Which directory.
         path: PathBuf,
         /// What was found.
-        source: cache::OpenError,
+        cause: cache::OpenError,
     },
     /// The certificates are not usable.
     #[error(transparent)]
     Pki(#[from] PkiError),
     /// What every cluster has cannot be made.
     #[error("the cluster's first objects: {0}")]
-    Bootstrap(#[from] ApiError),
+    Bootstrap(ApiError),
     /// A part of the server ended on its own.
     #[error("{0} ended, and the server with it")]
     Ended(String),
     /// The address cannot be listened on.
-    #[error("--listen {address}: {source}{}", hint(source))]
+    #[error("--listen {address}: {cause}{}", hint(cause))]
     Listen {
         /// Which address.
         address: SocketAddr,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -141,21 +141,22 @@ impl Server {
         let ranges = ranges(&config)?;
         files::create_dir(&config.data_dir)
             .and_then(|()| check_writable(&config.data_dir))
-            .map_err(|source| ServerError::DataDir { path: config.data_dir.clone(), source })?;
+            .map_err(|cause| ServerError::DataDir { path: config.data_dir.clone(), cause })?;
         let store_dir = config.data_dir.join("store");
         let store = SledStore::open(&store_dir)?;
-        let cache = Cache::open(Arc::new(store))
-            .map_err(|source| ServerError::Contents { path: store_dir, source })?;
+        let cache =
+            Cache::open(Arc::new(store)).map_err(|cause| ServerError::Contents { path: store_dir, cause })?;
         let (names, ips) = reached_by(&config, &ranges);
         let pki = Pki::open(&pki_dir(&config.data_dir), &names, &ips)?;
         let tls = pki.server_config()?;
         let agents = Arc::new(pki.client_config_for_agents()?);
         let registry = Registry::new(cache, ranges);
         // Late: whoever can connect is served.
-        let failed = |source| ServerError::Listen { address: config.listen, source };
+        let failed = |cause| ServerError::Listen { address: config.listen, cause };
         let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        controllers::bootstrap(&registry, SocketAddr::new(config.advertise, address.port())).await?;
+        let advertise = SocketAddr::new(config.advertise, address.port());
+        controllers::bootstrap(&registry, advertise).await.map_err(ServerError::Bootstrap)?;
         tracing::info!("the API is at https://{address}, its data in {}", config.data_dir.display());
         Ok(Server { registry, tls, agents, listener, address, limits: Limits::default() })
     }

@@ -120,7 +120,7 @@ fn each_engine_and_framework_has_its_room() {
 
 #[test]
 fn the_kernel_modules_do_not_know_the_planner_or_the_loops() {
-    for room in ["net", "conntrack", "dns"] {
+    for room in ["net", "nft", "conntrack", "dataplane", "relay", "dns"] {
         let found = offences(&format!("agent/src/{room}"), &[], &["crate::sync", "crate::runtime"]);
         assert_none("kernel modules know their model and sys only", &found);
     }

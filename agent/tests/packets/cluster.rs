@@ -20,7 +20,8 @@ use minisvc_tests::{
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
 /// Pods listen here, TCP and UDP.
 pub const POD_PORT: u16 = 8080;
-const LAN: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// The LAN's router.
+pub const LAN: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
 /// Address of the n-th node, from 1.
 pub fn node_ip(n: u8) -> Ipv4Addr {
@@ -34,7 +35,7 @@ fn pod_cidr(n: u8) -> ipnet::Ipv4Net {
 /// A service on port 80, TCP and UDP.
 #[derive(Clone, Debug)]
 pub struct Service {
-    pub number: u8,
+    pub number: u16,
     pub ip: Ipv4Addr,
     pub node_port: Option<u16>,
     pub affinity: Option<u32>,
@@ -42,8 +43,9 @@ pub struct Service {
 }
 
 impl Service {
-    pub fn new(number: u8) -> Self {
-        let ip = Ipv4Addr::new(10, 96, 1, number);
+    pub fn new(number: u16) -> Self {
+        let [high, low] = number.to_be_bytes();
+        let ip = Ipv4Addr::new(10, 96, 1 + high, low);
         Service { number, ip, node_port: None, affinity: None, endpoints: BTreeSet::new() }
     }
 
@@ -190,7 +192,7 @@ impl Cluster {
     }
 
     /// Takes a service away from every node.
-    pub fn remove(&self, number: u8) -> anyhow::Result<()> {
+    pub fn remove(&self, number: u16) -> anyhow::Result<()> {
         self.touch(&[(Service::new(number).key(), None)])
     }
 

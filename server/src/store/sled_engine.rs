@@ -28,12 +28,12 @@ use super::{BoxFuture, Change, CommitError, Committed, Key, Store, Txn, Versione
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The directory cannot be made or read.
-    #[error("data directory {path}: {source}")]
+    #[error("data directory {path}: {cause}")]
     Io {
         /// Which directory.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        cause: io::Error,
     },
     /// Another process has it open.
     #[error(
@@ -112,7 +112,7 @@ impl SledStore {
 
     /// Opens with a wrapper around the sync of the database file, for tests of what an acknowledgement promises.
     pub fn open_with<S: Sync>(dir: &Path, wrap: impl FnOnce(File) -> S) -> Result<Self, OpenError> {
-        let io_error = |source| OpenError::Io { path: dir.to_owned(), source };
+        let io_error = |cause| OpenError::Io { path: dir.to_owned(), cause };
         fs::create_dir_all(dir).map_err(io_error)?;
         let db = open_sled(dir)?;
         let (revision, values) =
@@ -370,7 +370,7 @@ fn try_open(dir: &Path) -> Result<sled::Db, OpenError> {
         {
             Err(OpenError::InUse { path: dir.to_owned() })
         }
-        Ok(Err(sled::Error::Io(source))) => Err(OpenError::Io { path: dir.to_owned(), source }),
+        Ok(Err(sled::Error::Io(cause))) => Err(OpenError::Io { path: dir.to_owned(), cause }),
         Ok(Err(other)) => Err(damaged(other.to_string())),
         Err(_) => Err(damaged("its log cannot be read".into())),
     }

@@ -35,7 +35,9 @@ async fn each_reason_not_to_start_is_one_clear_line() {
         let dir = tempfile::tempdir().unwrap();
         let mut config = config(&dir);
         change(&mut config);
-        let text = Server::open(config).await.err().expect("it must not start").to_string();
+        let error = Server::open(config).await.err().expect("it must not start");
+        assert!(std::error::Error::source(&error).is_none(), "the command line prints sources too: {error}");
+        let text = error.to_string();
         assert!(!text.contains('\n'), "{text}");
         text
     };
