@@ -123,13 +123,20 @@ async fn connection(mut stream: TcpStream, peer: SocketAddr, me: Arc<Me>, stop: 
 /// One connection, with as many requests as the client likes; after the token's end the one in flight, then no more.
 async fn http(stream: TcpStream, peer: SocketAddr, me: Arc<Me>, stop: CancellationToken) {
     let local = stream.local_addr().map(|a| a.ip().to_canonical());
+    let began = CancellationToken::new();
+    let (begin, ends) = (began.clone(), stop.clone());
     let service = service_fn(move |request: Request<Incoming>| {
-        let (me, local) = (me.clone(), local.as_ref().ok().copied());
+        begin.cancel();
+        let (me, local, ends) = (me.clone(), local.as_ref().ok().copied(), ends.clone());
         async move {
             if let Some(delay) = delay(&request) {
                 tokio::time::sleep(delay).await;
             }
-            Ok::<_, Infallible>(answer(&me, &request, peer, local))
+            let mut answer = answer(&me, &request, peer, local);
+            if ends.is_cancelled() {
+                answer.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(answer)
         }
     });
     let connection =
@@ -138,6 +145,12 @@ async fn http(stream: TcpStream, peer: SocketAddr, me: Arc<Me>, stop: Cancellati
     tokio::select! {
         _ = connection.as_mut() => {}
         () = stop.cancelled() => {
+            // A connection that is told to end before its first request is read would close without an answer.
+            tokio::select! {
+                _ = connection.as_mut() => return,
+                () = began.cancelled() => {}
+                () = tokio::time::sleep(LAST_WORD) => {}
+            }
             connection.as_mut().graceful_shutdown();
             let _ = connection.await;
         }

@@ -97,6 +97,28 @@ async fn the_end_answers_what_is_in_flight_and_closes_what_is_idle() {
 }
 
 #[tokio::test]
+async fn a_request_that_comes_with_the_end_is_answered() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let me = Arc::new(Me { pod: "hello-1".into(), node: "node-1".into(), ip: None });
+    let stop = CancellationToken::new();
+    stop.cancel();
+    // Often, for what is ready at once is chosen at random.
+    for _ in 0..100 {
+        let mut client = connect(port).await;
+        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        let (stream, peer) = listener.accept().await.unwrap();
+        connection(stream, peer, me.clone(), stop.clone()).await;
+        let mut text = String::new();
+        client.read_to_string(&mut text).await.unwrap();
+        assert!(
+            text.starts_with("HTTP/1.1 200") && text.to_lowercase().contains("connection: close"),
+            "{text}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_port_in_use_is_one_line() {
     let running = start();
     let error = listen::on(running.port).unwrap_err().to_string();
