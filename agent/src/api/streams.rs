@@ -2,7 +2,7 @@
 
 use std::{fs::File, io, os::fd::OwnedFd, time::Duration};
 
-use axum::extract::ws::{Message, WebSocket};
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, close_code};
 use futures::{
     SinkExt, StreamExt,
     stream::{SplitSink, SplitStream},
@@ -205,7 +205,9 @@ pub async fn run(
 async fn part(mut sink: Sink, mut stream: SplitStream<WebSocket>, status: &Value) {
     let goodbye = async {
         send(&mut sink, STATUS, status.to_string().as_bytes()).await?;
-        sink.close().await?;
+        // With a code: kubectl takes a close without one for a stream that broke off.
+        let normal = CloseFrame { code: close_code::NORMAL, reason: Utf8Bytes::default() };
+        sink.send(Message::Close(Some(normal))).await?;
         while let Some(Ok(_)) = stream.next().await {}
         Ok::<(), axum::Error>(())
     };
