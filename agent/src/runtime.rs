@@ -21,7 +21,7 @@ use tokio::sync::{oneshot, watch};
 
 pub use self::{
     local::{LocalRuntime, RuntimeConfig},
-    model::{ContainerSpec, ContainerState, Exit, PodSetup, PodState, User, now_millis},
+    model::{ContainerSpec, ContainerState, Exit, PodSetup, PodState, SHARED_BIN, User, now_millis},
 };
 
 /// Holds a link to `minisvc`: it comes first on the PATH of every pod.

@@ -144,3 +144,32 @@ fn what_cannot_be_had_waits_with_the_reason() {
         node.end().await;
     });
 }
+
+#[test]
+fn another_user_runs_it_with_the_program_at_hand_or_it_is_refused() {
+    as_root("another_user_runs_it_with_the_program_at_hand_or_it_is_refused", async |home| {
+        let node = TestNode::start(&home, 5).await;
+        let spec =
+            json!({"securityContext": {"runAsUser": 12345, "runAsGroup": 54321}, "restartPolicy": "Never"});
+        let script =
+            "test $(id -u):$(id -g):$(id -G) = 12345:54321:54321 && minisvc version --client || exit 9";
+        node.run("other", &["sh", "-c", script], spec, json!({})).await;
+        let rootless =
+            fs::read_to_string("/proc/self/uid_map").unwrap().split_whitespace().nth(2) == Some("1");
+        if rootless {
+            let pod = node
+                .until("other", |p| {
+                    container(p)["state"]["waiting"]["reason"] == "CreateContainerConfigError"
+                })
+                .await;
+            let message = container(&pod)["state"]["waiting"]["message"].as_str().unwrap().to_owned();
+            assert!(message.starts_with("securityContext.runAsUser: 12345 "), "{message}");
+        } else {
+            let pod = node
+                .until("other", |p| matches!(p.str_at("/status/phase"), Some("Succeeded" | "Failed")))
+                .await;
+            assert_eq!(container(&pod)["state"]["terminated"]["exitCode"], 0);
+        }
+        node.end().await;
+    });
+}

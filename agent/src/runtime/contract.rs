@@ -19,6 +19,7 @@ pub fn setup(uid: &str, home: &Path) -> PodSetup {
         log_dir: home.join("log").join(uid),
         log_limit: 1 << 20,
         keep: Vec::new(),
+        shared_bin: false,
         grace_seconds: 30,
     }
 }

@@ -27,9 +27,15 @@ pub struct PodSetup {
     pub log_limit: u64,
     /// Directories that stay visible when /tmp becomes private, if they lie below it.
     pub keep: Vec<PathBuf>,
+    /// Show `minisvc` at [`SHARED_BIN`] too: the agent's directories are closed to the users that a container may run as.
+    #[serde(default)]
+    pub shared_bin: bool,
     /// Seconds between SIGTERM and SIGKILL when the pod's object is no longer there to say so.
     pub grace_seconds: u32,
 }
+
+/// Where any user of a pod finds `minisvc`: in the pod's own /tmp, since only there a place for it can be made.
+pub const SHARED_BIN: &str = "/tmp/.minisvc";
 
 /// How to start a container once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -15,7 +15,10 @@ use nix::{
     mount::{MsFlags, mount},
 };
 
-use super::{super::model::PodSetup, ShimError, system};
+use super::{
+    super::model::{PodSetup, SHARED_BIN},
+    ShimError, system,
+};
 
 /// Sockets by which a C library would ask the machine's name service, past the pod's resolv.conf.
 const NAME_SERVICES: [&str; 3] = ["/run/systemd/resolve", "/run/nscd", "/var/run/nscd"];
@@ -35,6 +38,9 @@ pub fn isolate(dir: &Path, setup: &PodSetup) -> Result<(), ShimError> {
         }
     }
     private_tmp(&setup.keep, closed)?;
+    if setup.shared_bin {
+        show_program()?;
+    }
     if Path::new("/dev/shm").is_dir() {
         tmpfs(Path::new("/dev/shm"), "mode=1777", closed)?;
     }
@@ -80,6 +86,17 @@ fn private_tmp(keep: &[PathBuf], flags: MsFlags) -> Result<(), ShimError> {
         }
     }
     Ok(())
+}
+
+/// Shows this very program where every user may reach it.
+fn show_program() -> Result<(), ShimError> {
+    let dir = Path::new(SHARED_BIN);
+    fs::DirBuilder::new().mode(0o755).create(dir).map_err(file(dir))?;
+    let place = dir.join("minisvc");
+    OpenOptions::new().create(true).append(true).mode(0o755).open(&place).map_err(file(&place))?;
+    // By its path: the open program itself belongs to the mounts that were left.
+    let program = fs::read_link("/proc/self/exe").map_err(file(&place))?;
+    bind(&program, &place)
 }
 
 /// Lays a file of the pod over one of the machine, wherever symbolic links lead.

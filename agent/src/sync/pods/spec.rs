@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, EnvVar, Pod};
 
-use crate::runtime::{ContainerSpec, User};
+use crate::runtime::{ContainerSpec, SHARED_BIN, User};
 
 /// What the environment of a container depends on, beside the Pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,8 +61,12 @@ pub fn container_spec(
     let user = user(pod, container, machine)?;
     let home = user.and_then(|u| machine.users.get(&u.uid).map(|(_, home)| home.as_str())).unwrap_or("/");
     let name = pod.metadata.name.clone().unwrap_or_default();
+    let path = match user {
+        Some(user) if user.uid != machine.own_uid => format!("{SHARED_BIN}:{}", machine.path),
+        _ => machine.path.clone(),
+    };
     let mut env: Vec<(String, String)> = [
-        ("PATH", machine.path.clone()),
+        ("PATH", path),
         ("HOSTNAME", hostname(pod)),
         ("HOME", home.to_owned()),
         ("MINISVC_POD", name),
@@ -91,6 +95,15 @@ pub fn container_spec(
         cwd: PathBuf::from("/").join(cwd),
         user,
     })
+}
+
+/// Whether the pod names the user that any of its containers runs as.
+pub fn has_other_user(pod: &Pod) -> bool {
+    let spec = pod.spec.as_ref();
+    let pod_wide = spec.and_then(|s| s.security_context.as_ref()).and_then(|c| c.run_as_user);
+    let containers = spec.into_iter().flat_map(|s| &s.containers);
+    let mut own = containers.filter_map(|c| c.security_context.as_ref()?.run_as_user);
+    pod_wide.is_some() || own.next().is_some()
 }
 
 /// `spec.hostname`, else the pod's name, cut to what a host name may be.

@@ -409,6 +409,7 @@ impl<R: PodRuntime, N: PodNetwork> Worker<R, N> {
             log_dir: self.log_dir(),
             log_limit: LOG_LIMIT,
             keep: Vec::new(),
+            shared_bin: spec::has_other_user(&self.pod),
             grace_seconds: u32::try_from(grace).unwrap_or(0),
         };
         shared.runtime.create(&setup).await.map_err(|e| e.to_string())?;
