@@ -114,6 +114,15 @@ impl SledStore {
     pub fn open_with<S: Sync>(dir: &Path, wrap: impl FnOnce(File) -> S) -> Result<Self, OpenError> {
         let io_error = |cause| OpenError::Io { path: dir.to_owned(), cause };
         fs::create_dir_all(dir).map_err(io_error)?;
+        let acknowledged = dir.join(ACKNOWLEDGED_FILE);
+        if !dir.join("db").exists() && !acknowledged.exists() {
+            // Before sled's first file: from then on, its absence means that the directory is not whole.
+            write_first(&acknowledged).map_err(io_error)?;
+        }
+        let Some(known) = read_acknowledged(&acknowledged).map_err(io_error)? else {
+            let detail = format!("its file \"{ACKNOWLEDGED_FILE}\" is missing or unreadable");
+            return Err(OpenError::Damaged { path: dir.to_owned(), detail });
+        };
         let db = open_sled(dir)?;
         let (revision, values) =
             catch_unwind(AssertUnwindSafe(|| read_all(dir, &db))).unwrap_or_else(|_| {
@@ -126,19 +135,11 @@ impl SledStore {
         file.sync_all()
             .and_then(|()| directories.iter().try_for_each(|d| File::open(d)?.sync_all()))
             .map_err(io_error)?;
-        let acknowledged = dir.join(ACKNOWLEDGED_FILE);
-        if let Some(known) = read_acknowledged(&acknowledged).map_err(io_error)?
-            && known > revision
-        {
+        if known > revision {
             let detail = format!("it ends at revision {revision}, but {known} was acknowledged");
             return Err(OpenError::Damaged { path: dir.to_owned(), detail });
         }
-        let acknowledged = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(acknowledged)
-            .map_err(io_error)?;
+        let acknowledged = OpenOptions::new().write(true).open(acknowledged).map_err(io_error)?;
         let sync = wrap(file);
         let (requests, queue) = mpsc::channel();
         let subscriber = std::sync::Arc::new(Mutex::new(None));
@@ -318,7 +319,14 @@ fn decode(key: &str, stored: &[u8]) -> Option<Versioned> {
     })
 }
 
-/// The last acknowledged revision; `None` where the file is absent or was cut by the death of the machine.
+/// The file of a new store, on disk before anything else is.
+fn write_first(path: &Path) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).create_new(true).open(path)?;
+    write_acknowledged(&file, Revision::default())?;
+    file.sync_all()
+}
+
+/// The last acknowledged revision; `None` where the file is absent or not whole.
 fn read_acknowledged(path: &Path) -> io::Result<Option<Revision>> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,

@@ -129,3 +129,20 @@ async fn a_file_of_rubbish_is_an_error_and_no_empty_start() {
     let error = opened.err().unwrap();
     assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
 }
+
+#[tokio::test]
+async fn a_directory_that_is_not_whole_is_an_error_and_no_empty_start() {
+    for lost in ["db", ACKNOWLEDGED_FILE] {
+        let dir = tempfile::tempdir().unwrap();
+        SledStore::open(dir.path()).unwrap().commit(put("/a", "1")).await.unwrap();
+        let copy = tempfile::tempdir().unwrap();
+        for file in ["db", "conf", ACKNOWLEDGED_FILE].iter().filter(|f| **f != lost) {
+            fs::copy(dir.path().join(file), copy.path().join(file)).unwrap();
+        }
+        let error = SledStore::open(copy.path()).err().unwrap();
+        assert!(matches!(error, OpenError::Damaged { .. }), "{lost}: {error}");
+    }
+    let rubbish = tempfile::tempdir().unwrap();
+    fs::write(rubbish.path().join("db"), [0xa5; 4096]).unwrap();
+    assert!(matches!(SledStore::open(rubbish.path()).err(), Some(OpenError::Damaged { .. })));
+}
