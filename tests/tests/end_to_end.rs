@@ -18,8 +18,13 @@ mod refusals;
 #[path = "end_to_end/services.rs"]
 mod services;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use minisvc_proto::{
+    Object, Resource,
+    client::{Client, Informer, InformerEvent, Kubeconfig, ListParams},
+    path::Target,
+};
 use minisvc_tests::cluster::Cluster;
 
 /// Which pods answer on a URL, and how often, seen from this machine: a new connection for every question.
@@ -56,6 +61,26 @@ fn pod_names(cluster: &Cluster) -> Vec<String> {
 /// An object as JSON.
 fn object(cluster: &Cluster, what: &str) -> serde_json::Value {
     serde_json::from_str(&cluster.sh(&format!("minisvc get {what} -o json")).ok()).unwrap()
+}
+
+/// The administrator's client.
+fn client(cluster: &Cluster) -> Client {
+    let config = cluster.home().join("XDG_CONFIG_HOME/minisvc/config");
+    Client::from_kubeconfig(&Kubeconfig::load(&config).unwrap()).unwrap()
+}
+
+/// All objects of a kind, as soon as the server answers.
+fn listed(cluster: &Cluster, resource: &'static Resource) -> Vec<Arc<Object>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let target = Target::collection(resource, None);
+        let mut events = Informer::spawn(client(cluster), target, ListParams::default());
+        let first = tokio::time::timeout(Duration::from_secs(30), events.recv()).await;
+        match first.expect("the server answers within 30 s") {
+            Some(InformerEvent::Reset(_, objects)) => objects,
+            other => panic!("an informer begins with a list, not {other:?}"),
+        }
+    })
 }
 
 /// Four pods of `minisvc echo` behind a nodePort service.

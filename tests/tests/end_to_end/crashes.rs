@@ -1,14 +1,22 @@
 //! kill -9 of every part.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+};
 
+use minisvc_proto::{
+    Object,
+    path::Target,
+    resource::{NODES, SERVICES},
+};
 use minisvc_tests::cluster::{Cluster, Footprint};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 
-use super::{answer, hello, object, pod_names, pod_of};
+use super::{answer, client, hello, listed, object, pod_names, pod_of};
 
 fn kill_9(pid: i32) {
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
@@ -90,6 +98,7 @@ fn a_server_that_dies_stops_no_traffic_and_forgets_nothing() {
     kill_9(pid);
     let pods: BTreeSet<String> = (0..60).map(|_| answer("http://127.0.0.1:30052/")).collect();
     assert_eq!(pods.into_iter().collect::<Vec<_>>(), before.0);
+    assert_eq!(listed(&cluster, &NODES).len(), 2);
     cluster.sh("minisvc wait --for=condition=Ready node/node-1 node/node-2 --timeout=30s").ok();
     assert_eq!((pod_names(&cluster), object(&cluster, "service/hello")["metadata"]["uid"].clone()), before);
     cluster.sh("minisvc scale deployment hello --replicas 3").ok();
@@ -131,4 +140,43 @@ fn a_pod_whose_process_dies_is_started_again_and_a_silent_node_is_left_out() {
     for pod in &silent {
         cluster.sh(&format!("minisvc wait --for=condition=Ready pod/{pod} --timeout=20s")).ok();
     }
+}
+
+#[test]
+fn kill_9_in_the_midst_of_writes_loses_none_that_was_acknowledged_and_none_by_half() {
+    let cluster = Cluster::up("writes", 1);
+    let client = client(&cluster);
+    let footprint = cluster.footprint();
+    let [server] = pids_with(&footprint, &["server", "--listen"])[..] else { panic!("{footprint:?}") };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let target = Target::collection(&SERVICES, Some("default"));
+    let acknowledged: BTreeSet<String> = runtime.block_on(async {
+        let written = Arc::new(Mutex::new(BTreeSet::new()));
+        let writers = (0..8).map(|writer| {
+            let (client, target, written) = (client.clone(), target.clone(), written.clone());
+            tokio::spawn(async move {
+                for i in 0.. {
+                    let mut service = Object::new(&SERVICES, Some("default"), &format!("w{writer}-{i}"));
+                    service.spec_mut().insert("ports".into(), serde_json::json!([{"port": 80}]));
+                    if client.create(&target, &service, false).await.is_err() {
+                        return;
+                    }
+                    written.lock().unwrap().insert(service.name().to_owned());
+                    if written.lock().unwrap().len() == 300 {
+                        kill_9(server);
+                    }
+                }
+            })
+        });
+        futures::future::join_all(writers.collect::<Vec<_>>()).await;
+        Arc::try_unwrap(written).unwrap().into_inner().unwrap()
+    });
+    assert!(acknowledged.len() >= 300, "{}", acknowledged.len());
+    let services = listed(&cluster, &SERVICES);
+    let stored: BTreeSet<String> = services.iter().map(|s| s.name().to_owned()).collect();
+    let lost: Vec<_> = acknowledged.difference(&stored).collect();
+    assert!(lost.is_empty(), "{lost:?}");
+    // Object and address are one transaction: every service has one, and no two have the same.
+    let addresses: BTreeSet<&str> = services.iter().filter_map(|s| s.str_at("/spec/clusterIP")).collect();
+    assert_eq!(addresses.len(), services.len());
 }
