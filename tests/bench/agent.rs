@@ -2,11 +2,13 @@
 
 use std::{
     net::Ipv4Addr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use anyhow::bail;
 use minisvc_agent::{dataplane::Dataplane, dns::Zone, sync::world::World};
-use minisvc_proto::{Revision, watch::WatchEvent};
+use minisvc_proto::{Object, Revision, watch::WatchEvent};
 use minisvc_tests::netns::Namespace;
 use serde_json::{Value, json};
 
@@ -31,10 +33,15 @@ fn list(kind: &str, items: impl Iterator<Item = Value>) -> Vec<u8> {
     list.to_string().into_bytes()
 }
 
-fn parse(list: &[u8]) -> anyhow::Result<Vec<std::sync::Arc<minisvc_proto::Object>>> {
-    let mut list: Value = serde_json::from_slice(list)?;
-    let items = list["items"].as_array_mut().map(std::mem::take).unwrap_or_default();
-    items.into_iter().map(objects::object).collect()
+/// As the agent's client reads it.
+fn parse(list: &[u8]) -> anyhow::Result<Vec<Arc<Object>>> {
+    let mut list: Object = serde_json::from_slice(list)?;
+    let Some(Value::Array(items)) = list.0.remove("items") else { bail!("a list without items") };
+    let object = |item| match item {
+        Value::Object(map) => Ok(Arc::new(Object(map))),
+        other => bail!("an item that is no object: {other}"),
+    };
+    items.into_iter().map(object).collect()
 }
 
 /// The two lists that an agent gets first.

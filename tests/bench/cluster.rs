@@ -141,10 +141,11 @@ pub fn ready(effort: Effort) -> anyhow::Result<Vec<Figure>> {
         let last = heard(&changes, true, pod_ip(service, pod))?;
         times.push(last.saturating_duration_since(began).as_secs_f64() * 1e3);
     }
+    let services = thousands(f64::from(effort.services));
     let spread = (median(&times), quantile(&times, 1.0));
     let note = format!("spread is p50 - max of {} samples; heard from the kernels", times.len());
     let figure = Figure {
-        name: "pod turns ready to all 3 kernels, 1,000 services, p99".to_owned(),
+        name: format!("pod turns ready to all 3 kernels, {services} services, p99"),
         unit: Unit::Milliseconds,
         got: quantile(&times, 0.99),
         spread,
