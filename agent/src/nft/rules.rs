@@ -189,62 +189,76 @@ fn services(batch: &mut Batch, fixed: &Static) {
     }
 }
 
-/// Before connection tracking: what must not come in at all, and the DNS, which is answered on this node and by nobody else.
+/// Before connection tracking: what must not come in at all, and the DNS, which is answered on this node and by nobody else. Every
+/// packet passes here, so what is rare stands in chains of its own: a packet from a pod meets three rules.
 fn untracked(batch: &mut Batch, fixed: &Static) {
-    batch.chain("outside", Some(Hook { number: Hook::PREROUTING, priority: -300, kind: "filter" }));
+    let port_of_dns = |v: &mut Expressions, proto, port: fn(&mut Expressions, u32)| {
+        l4proto(v, R);
+        cmp(v, R, true, &[proto]);
+        port(v, R);
+        cmp(v, R, true, &DNS.to_be_bytes());
+        notrack(v);
+    };
+    for (chain, port) in
+        [("to-dns", dport as fn(&mut Expressions, u32)), ("from-dns", sport as fn(&mut Expressions, u32))]
+    {
+        batch.chain(chain, None);
+        for proto in [UDP, TCP] {
+            batch.rule(chain, |v| port_of_dns(v, proto, port));
+        }
+    }
+    batch.chain("strangers", None);
     let foreign = |v: &mut Expressions| {
         from_pod(v, false);
         not_from_lo(v);
     };
-    batch.rule("outside", |v| {
+    batch.rule("strangers", |v| {
         foreign(v);
         to_net(v, fixed.service_cidr, true);
-        from_net(v, fixed.pod_cidr, false);
         drop_packet(v);
     });
-    batch.rule("outside", |v| {
+    batch.rule("strangers", |v| {
         foreign(v);
         to_net(v, fixed.pod_cidr, true);
-        from_net(v, fixed.pod_cidr, false);
         saddr(v, R);
         lookup(v, "nodes", R, None, true);
         drop_packet(v);
     });
+    batch.chain("outside", Some(Hook { number: Hook::PREROUTING, priority: -300, kind: "filter" }));
     batch.chain("untracked", Some(Hook { number: Hook::OUTPUT, priority: -300, kind: "filter" }));
     for chain in ["outside", "untracked"] {
-        for proto in [UDP, TCP] {
-            for (address, port) in [
-                (daddr as fn(&mut Expressions, u32), dport as fn(&mut Expressions, u32)),
-                (saddr as fn(&mut Expressions, u32), sport as fn(&mut Expressions, u32)),
-            ] {
-                batch.rule(chain, |v| {
-                    address(v, R);
-                    cmp(v, R, true, &fixed.dns_ip.octets());
-                    l4proto(v, R);
-                    cmp(v, R, true, &[proto]);
-                    port(v, R);
-                    cmp(v, R, true, &DNS.to_be_bytes());
-                    notrack(v);
-                });
-            }
+        for (address, to) in [(daddr as fn(&mut Expressions, u32), "to-dns"), (saddr, "from-dns")] {
+            batch.rule(chain, |v| {
+                address(v, R);
+                cmp(v, R, true, &fixed.dns_ip.octets());
+                jump(v, to);
+            });
         }
     }
+    batch.rule("outside", |v| {
+        from_net(v, fixed.pod_cidr, false);
+        jump(v, "strangers");
+    });
 }
 
 /// Packets that connection tracking cannot place go untranslated: the other side would answer them with a reset.
 fn strays(batch: &mut Batch, fixed: &Static) {
-    batch.chain("forward", Some(Hook { number: Hook::FORWARD, priority: 0, kind: "filter" }));
+    batch.chain("strays", None);
     for side in [from_pod, to_pod] {
-        batch.rule("forward", |v| {
+        batch.rule("strays", |v| {
             side(v, true);
-            invalid(v);
             drop_packet(v);
         });
     }
+    batch.chain("forward", Some(Hook { number: Hook::FORWARD, priority: 0, kind: "filter" }));
+    batch.rule("forward", |v| {
+        invalid(v);
+        jump(v, "strays");
+    });
     batch.chain("input", Some(Hook { number: Hook::INPUT, priority: 0, kind: "filter" }));
     batch.rule("input", |v| {
-        from_net(v, fixed.pod_cidr, true);
         invalid(v);
+        from_net(v, fixed.pod_cidr, true);
         drop_packet(v);
     });
 }
