@@ -78,8 +78,8 @@ pub fn start(effort: Effort) -> anyhow::Result<Vec<Figure>> {
     let note = "from exec of `minisvc up --detach` to its end".to_owned();
     Ok(vec![
         Figure::of_rounds(name, Unit::Seconds, &seconds, Goal::AtMost(3.0), note),
-        servers.figure("resident memory idle, server, 10 services", 40.0),
-        agents.figure("resident memory idle, largest of 3 agents", 20.0),
+        servers.figure("resident memory idle, server, 10 services", Goal::AtMost(40.0)),
+        agents.figure("resident memory idle, largest of 3 agents", Goal::AtMost(20.0)),
     ])
 }
 
@@ -102,9 +102,9 @@ impl Memory {
         Ok(())
     }
 
-    fn figure(&self, name: &str, limit: f64) -> Figure {
+    fn figure(&self, name: &str, target: Goal) -> Figure {
         let note = format!("VmRSS; Pss {:.1} MB", median(&self.proportional));
-        Figure::of_rounds(name, Unit::Megabytes, &self.resident, Goal::AtMost(limit), note)
+        Figure::of_rounds(name, Unit::Megabytes, &self.resident, target, note)
     }
 }
 
@@ -160,7 +160,14 @@ pub fn ready(effort: Effort) -> anyhow::Result<Vec<Figure>> {
         Goal::Informative,
         note,
     );
-    Ok(vec![figure, over_https])
+    let mut figures = vec![figure, over_https];
+    for (command, whose) in [("server", "server"), ("agent", "largest of 3 agents")] {
+        let mut memory = Memory::default();
+        memory.add(&processes::of(cluster.home(), command)?)?;
+        let name = format!("resident memory, {whose}, {services} services x 10");
+        figures.push(memory.figure(&name, Goal::Informative));
+    }
+    Ok(figures)
 }
 
 /// Waits until every node's kernel has said so of an endpoint; when the last one did.

@@ -66,22 +66,29 @@ impl Stage {
     }
 }
 
-/// One side of a comparison: prepares and measures.
-type Side<'a> = &'a dyn Fn() -> anyhow::Result<f64>;
+/// One side of a comparison: prepares, and measures for a time.
+type Side<'a> = &'a dyn Fn(Duration) -> anyhow::Result<f64>;
 
-/// Measures both sides in every round, the first one first in every other round.
+/// How often the sides take turns within a round: whatever else the machine does hits both.
+const TURNS: u32 = 5;
+
+/// The mean rates of both sides in every round. Which side goes first alternates.
 fn alternate(effort: Effort, below: Side, above: Side) -> anyhow::Result<Vec<(f64, f64)>> {
-    (0..effort.rounds)
-        .map(|round| {
-            if round % 2 == 0 {
-                let first = below()?;
-                Ok((first, above()?))
+    let time = effort.time / TURNS;
+    let round = |_| {
+        let mut sums = (0.0, 0.0);
+        for turn in 0..TURNS {
+            if turn % 2 == 0 {
+                sums.0 += below(time)?;
+                sums.1 += above(time)?;
             } else {
-                let first = above()?;
-                Ok((below()?, first))
+                sums.1 += above(time)?;
+                sums.0 += below(time)?;
             }
-        })
-        .collect()
+        }
+        Ok((sums.0 / f64::from(TURNS), sums.1 / f64::from(TURNS)))
+    };
+    (0..effort.rounds).map(round).collect()
 }
 
 fn ratio(
@@ -113,13 +120,13 @@ pub fn connections(effort: Effort) -> anyhow::Result<Vec<Figure>> {
         ("new connections, ClusterIP / direct, same node", Place::Local, LOCAL_SERVICE),
     ];
     let measure = |(name, place, service)| {
-        let direct = || {
+        let direct = |time| {
             stage.topology.unload()?;
-            stage.connections((Topology::server(place), DIRECT_PORT), effort.time)
+            stage.connections((Topology::server(place), DIRECT_PORT), time)
         };
-        let through = || {
+        let through = |time| {
             stage.load(&[service], 1)?;
-            stage.connections((cluster_ip(service), PORT), effort.time)
+            stage.connections((cluster_ip(service), PORT), time)
         };
         let rounds = alternate(effort, &direct, &through)?;
         Ok(ratio(name, 0.80, ("direct", "ClusterIP"), rate, &rounds))
@@ -130,11 +137,11 @@ pub fn connections(effort: Effort) -> anyhow::Result<Vec<Figure>> {
 /// New connections to a service among many, beside those to the same service alone.
 pub fn many_services(effort: Effort) -> anyhow::Result<Vec<Figure>> {
     let stage = Stage::new()?;
-    let among = |count| {
+    let among = |count, time| {
         stage.load(&[SPREAD_SERVICE], count)?;
-        stage.connections((cluster_ip(SPREAD_SERVICE), PORT), effort.time)
+        stage.connections((cluster_ip(SPREAD_SERVICE), PORT), time)
     };
-    let rounds = alternate(effort, &|| among(1), &|| among(SERVICES))?;
+    let rounds = alternate(effort, &|time| among(1, time), &|time| among(SERVICES, time))?;
     let name = "new connections, 1,000 services / 1 service";
     Ok(vec![ratio(name, 0.90, ("1:", "1,000:"), rate, &rounds)])
 }
@@ -143,13 +150,13 @@ pub fn many_services(effort: Effort) -> anyhow::Result<Vec<Figure>> {
 pub fn throughput(effort: Effort) -> anyhow::Result<Vec<Figure>> {
     let stage = Stage::new()?;
     let client = &stage.topology.client;
-    let direct = || {
+    let direct = |time| {
         stage.topology.unload()?;
-        bytes_per_second(client, (Topology::server(Place::Remote), DIRECT_BULK_PORT), effort.time)
+        bytes_per_second(client, (Topology::server(Place::Remote), DIRECT_BULK_PORT), time)
     };
-    let through = || {
+    let through = |time| {
         stage.load(&[BULK_SERVICE], 1)?;
-        bytes_per_second(client, (cluster_ip(BULK_SERVICE), PORT), effort.time)
+        bytes_per_second(client, (cluster_ip(BULK_SERVICE), PORT), time)
     };
     let rounds = alternate(effort, &direct, &through)?;
     let name = "TCP throughput, ClusterIP / direct, other node";

@@ -29,6 +29,8 @@ use nix::{
 /// Connections that a client has open at any time.
 const IN_FLIGHT: usize = 16;
 const MESSAGE: [u8; 64] = [b'.'; 64];
+/// Until all connections are under way.
+const WARM: Duration = Duration::from_millis(20);
 /// A client that sees nothing for so long is stuck.
 const PATIENCE_MS: u16 = 5000;
 /// How often a server looks whether it should end.
@@ -114,7 +116,7 @@ pub fn connections_per_second(at: &Namespace, to: (Ipv4Addr, u16), time: Duratio
         for _ in 0..IN_FLIGHT {
             client.begin()?;
         }
-        client.run(time / 10)?;
+        client.run(WARM)?;
         let began = Instant::now();
         let done = client.run(time)?;
         Ok(done as f64 / began.elapsed().as_secs_f64())

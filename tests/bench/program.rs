@@ -37,7 +37,7 @@ pub struct Effort {
 const FULL: Effort =
     Effort { rounds: 9, time: Duration::from_secs(1), events: 500, services: SERVICES, samples: 500 };
 const QUICK: Effort =
-    Effort { rounds: 3, time: Duration::from_millis(300), events: 100, services: 100, samples: 50 };
+    Effort { rounds: 3, time: Duration::from_millis(500), events: 100, services: 100, samples: 50 };
 
 /// Measures one or more figures.
 type Measure = fn(Effort) -> anyhow::Result<Vec<Figure>>;
