@@ -2,6 +2,7 @@
 //!
 //! Nothing here performs I/O, except behind the feature `client`.
 
+pub mod event;
 pub mod names;
 pub mod object;
 pub mod path;

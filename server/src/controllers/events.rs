@@ -4,8 +4,13 @@
 use std::{collections::HashMap, time::Duration};
 
 use jiff::Timestamp;
-use minisvc_proto::{ApiError, Object, ObjectKey, path::Target, resource::EVENTS};
-use serde_json::json;
+pub use minisvc_proto::event::Severity;
+use minisvc_proto::{
+    ApiError, Object, ObjectKey,
+    event::{Note, Source},
+    path::Target,
+    resource::EVENTS,
+};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -24,28 +29,6 @@ const SWEEP_BATCH: usize = 64;
 const QUEUE: usize = 1024;
 /// How many different events are remembered, to count repetitions instead of writing them anew.
 const REMEMBERED: usize = 4096;
-
-/// How grave it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Severity {
-    /// Information.
-    Normal,
-    /// Something is not as wished.
-    Warning,
-}
-
-/// Something to be told about an object.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Note {
-    kind: String,
-    api_version: String,
-    namespace: Option<String>,
-    name: String,
-    uid: String,
-    severity: Severity,
-    reason: &'static str,
-    message: String,
-}
 
 /// Takes what is to be told. Cheap to clone.
 #[derive(Clone)]
@@ -68,16 +51,7 @@ pub fn recorder() -> (Recorder, Scribe) {
 impl Recorder {
     /// Tells something about an object. Never waits.
     pub fn tell(&self, about: &Object, severity: Severity, reason: &'static str, message: impl Into<String>) {
-        let note = Note {
-            kind: about.kind().to_owned(),
-            api_version: about.api_version().to_owned(),
-            namespace: about.namespace().map(str::to_owned),
-            name: about.name().to_owned(),
-            uid: about.uid().to_owned(),
-            severity,
-            reason,
-            message: message.into(),
-        };
+        let note = Note::new(about, severity, reason, message);
         if let Err(error) = self.notes.try_send(note) {
             tracing::debug!(%error, "an event was dropped");
         }
@@ -124,29 +98,9 @@ impl Scribe {
                 other => return other.map(drop),
             }
         }
-        let namespace = note.namespace.as_deref().unwrap_or("default");
-        let name = format!("{}.{:016x}", note.name, rand::random::<u64>());
-        let mut event = Object::new(&EVENTS, Some(namespace), &name);
-        let mut about = json!({
-            "apiVersion": note.api_version, "kind": note.kind, "name": note.name, "uid": note.uid,
-        });
-        if let Some(namespace) = &note.namespace {
-            about["namespace"] = namespace.as_str().into();
-        }
-        let severity = if note.severity == Severity::Warning { "Warning" } else { "Normal" };
-        for (field, value) in [
-            ("involvedObject", about),
-            ("type", severity.into()),
-            ("reason", note.reason.into()),
-            ("message", note.message.as_str().into()),
-            ("count", count.into()),
-            ("firstTimestamp", now.as_str().into()),
-            ("lastTimestamp", now.as_str().into()),
-            ("source", json!({"component": "minisvc-server"})),
-        ] {
-            event.0.insert(field.into(), value);
-        }
-        let target = Target::collection(&EVENTS, Some(namespace));
+        let source = Source { component: "minisvc-server", host: None };
+        let event = note.to_event(&format!("{:016x}", rand::random::<u64>()), source, count, &now);
+        let target = Target::collection(&EVENTS, Some(note.namespace()));
         let made = registry.create(&target, event, WriteOptions::default()).await?;
         if self.remembered.len() >= REMEMBERED {
             self.remembered.clear();

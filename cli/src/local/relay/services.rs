@@ -14,10 +14,11 @@ use minisvc_agent::{
 use minisvc_proto::{
     Object,
     client::Client,
+    event::{Note, Severity, Source},
     path::Target,
     resource::{EVENTS, NODES, SERVICES},
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::{IntoRoom, RoomSockets, Targets};
@@ -97,22 +98,21 @@ fn wanted_doors(services: &[&Object]) -> BTreeMap<DoorKey, Owner> {
 }
 
 async fn event(api: &Client, (namespace, name, uid): &Owner, message: &str) -> anyhow::Result<()> {
+    let mut service = Object::new(&SERVICES, Some(namespace), name);
+    service.metadata_mut().insert("uid".into(), uid.as_str().into());
     let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    let event = json!({
-        "apiVersion": "v1", "kind": "Event",
-        "metadata": {"generateName": format!("{name}."), "namespace": namespace},
-        "involvedObject": {"apiVersion": "v1", "kind": "Service", "namespace": namespace, "name": name, "uid": uid},
-        "type": "Warning", "reason": "PortTaken", "message": message,
-        "source": {"component": "minisvc-relay"},
-        "firstTimestamp": now, "lastTimestamp": now, "count": 1,
-    });
-    let event: Object = serde_json::from_value(event)?;
+    let suffix = uuid::Uuid::new_v4().simple().to_string();
+    let source = Source { component: "minisvc-relay", host: None };
+    let note = Note::new(&service, Severity::Warning, "PortTaken", message);
+    let event = note.to_event(&suffix[..16], source, 1, &now);
     api.create(&Target::collection(&EVENTS, Some(namespace)), &event, false).await?;
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
