@@ -83,8 +83,16 @@ impl Cluster {
 
     /// `up --detach`.
     pub fn start(&self, nodes: u8) -> Said {
-        let (nodes, port) = (nodes.to_string(), self.api_port.to_string());
-        self.run(&["up", "--detach", "--name", &self.name, "--nodes", &nodes, "--api-port", &port])
+        let output = self.start_command(nodes).output().unwrap();
+        Said::of("minisvc up --detach".to_owned(), output)
+    }
+
+    /// `up --detach`, to be started.
+    pub fn start_command(&self, nodes: u8) -> Command {
+        let mut command = self.command(&self.binary);
+        command.args(["up", "--detach", "--name", &self.name, "--nodes", &nodes.to_string()]);
+        command.args(["--api-port", &self.api_port.to_string()]);
+        command
     }
 
     /// `down`.
@@ -145,9 +153,14 @@ impl Cluster {
         self.home.path().join("XDG_STATE_HOME/minisvc").join(&self.name)
     }
 
+    /// Sockets, credentials and the lock of a run.
+    pub fn run_dir(&self) -> PathBuf {
+        self.home.path().join("XDG_RUNTIME_DIR/minisvc").join(&self.name)
+    }
+
     /// What this cluster has on this machine now.
     pub fn footprint(&self) -> Footprint {
-        let state = self.home.path().join("XDG_RUNTIME_DIR/minisvc").join(&self.name).join("state.json");
+        let state = self.run_dir().join("state.json");
         let text = fs::read_to_string(&state).unwrap_or_else(|e| panic!("{}: {e}", state.display()));
         let state: serde_json::Value = serde_json::from_str(&text).unwrap();
         Footprint::of(i32::try_from(state["pid"].as_i64().unwrap()).unwrap())

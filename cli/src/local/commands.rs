@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::Write,
     path::{Path, PathBuf},
     process::{Child, Stdio},
     time::{Duration, Instant},
@@ -96,42 +97,54 @@ fn probe(args: &UpArgs, paths: &Paths) -> anyhow::Result<()> {
 fn start(args: &UpArgs, paths: &Paths, config: Option<&Path>) -> anyhow::Result<()> {
     if try_lock(paths)?.is_some() {
         // Nobody runs, so it is worth trying; the keeper takes the lock for good.
-        probe(args, paths)?;
+        probe(args, paths).inspect_err(|_| paths.remove_empty())?;
     }
     let began = Instant::now();
     let mut command = keeper::stage(args, paths, Stage::Keeper, &[])?;
     command.stdout(Stdio::piped());
-    command.stdin(if args.detach { Stdio::null() } else { Stdio::piped() });
+    command.stdin(Stdio::piped());
     let mut keeper = command.spawn().context("cannot start the keeper")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(watch(args, paths, config, &mut keeper, began));
-    // A demonstration that failed is looked into best while the cluster runs.
-    if result.is_err() || !args.detach {
-        // The end of its standard input, or this signal, ends the keeper and with it everything.
-        drop(keeper.stdin.take());
-        if let Ok(pid) = i32::try_from(keeper.id()) {
-            let _ = kill(nix::unistd::Pid::from_raw(pid), Signal::SIGTERM);
-        }
-        keeper.wait()?;
-        if result.is_ok() {
-            let name = if args.name == "default" { String::new() } else { format!(" --name {}", args.name) };
-            print(&format!(
-                "cluster \"{}\" is down; `minisvc up{name}` brings its objects back, `minisvc down --purge{name}` forgets them",
-                args.name
-            ))?;
-        }
+    if let Ok(Outcome::Leave(fault)) = result {
+        let mut stdin = keeper.stdin.take().context("the keeper has no input")?;
+        stdin.write_all(keeper::LEAVE).context("the keeper is gone")?;
+        return fault.map_or(Ok(()), |e| Err(e.context("the demonstration failed, the cluster runs")));
     }
-    result?.map_or(Ok(()), |e| Err(e.context("the demonstration failed, the cluster runs")))
+    // The end of its standard input, or this signal, ends the keeper and with it everything.
+    drop(keeper.stdin.take());
+    if let Ok(pid) = i32::try_from(keeper.id()) {
+        let _ = kill(nix::unistd::Pid::from_raw(pid), Signal::SIGTERM);
+    }
+    keeper.wait()?;
+    result?;
+    let name = if args.name == "default" { String::new() } else { format!(" --name {}", args.name) };
+    let down = format!(
+        "cluster \"{}\" is down; `minisvc up{name}` brings its objects back, `minisvc down --purge{name}` forgets them",
+        args.name
+    );
+    if args.detach {
+        bail!("interrupted before it was ready: {down}");
+    }
+    print(&down)
 }
 
-/// Until the cluster is ready (detached) or asked to end. What comes back is the fault of a demonstration alone.
+/// How watching a start ends.
+enum Outcome {
+    /// The cluster runs on by itself. A demonstration that failed is no reason to end it: it is looked into best while it runs.
+    Leave(Option<anyhow::Error>),
+    /// A signal asked for the end.
+    End,
+}
+
+/// Until the cluster is ready (detached) or asked to end.
 async fn watch(
     args: &UpArgs,
     paths: &Paths,
     config: Option<&Path>,
     keeper: &mut Child,
     began: Instant,
-) -> anyhow::Result<Option<anyhow::Error>> {
+) -> anyhow::Result<Outcome> {
     let out = keeper.stdout.take().context("the keeper has no output")?;
     let out = tokio::net::unix::pipe::Receiver::from_owned_fd(out.into())?;
     let mut lines = BufReader::new(out).lines();
@@ -149,8 +162,8 @@ async fn watch(
                 Line::Failed(text) => bail!("{text}"),
                 Line::Started => break,
             },
-            _ = interrupt.recv() => return Ok(None),
-            _ = terminate.recv() => return Ok(None),
+            _ = interrupt.recv() => return Ok(Outcome::End),
+            _ = terminate.recv() => return Ok(Outcome::End),
         }
     }
     let mut fault = None;
@@ -177,13 +190,13 @@ async fn watch(
                     Line::Failed(text) => bail!("{text}"),
                     Line::Started => {}
                 },
-                _ = interrupt.recv() => return Ok(None),
-                _ = terminate.recv() => return Ok(None),
+                _ = interrupt.recv() => return Ok(Outcome::End),
+                _ = terminate.recv() => return Ok(Outcome::End),
             }
         }
     }
     if args.detach {
-        return Ok(fault);
+        return Ok(Outcome::Leave(fault));
     }
     print("Ctrl-C ends the cluster.")?;
     loop {
@@ -193,8 +206,8 @@ async fn watch(
                 Line::Failed(text) => bail!("{text}"),
                 Line::Started => {}
             },
-            _ = interrupt.recv() => return Ok(None),
-            _ = terminate.recv() => return Ok(None),
+            _ = interrupt.recv() => return Ok(Outcome::End),
+            _ = terminate.recv() => return Ok(Outcome::End),
         }
     }
 }
@@ -288,9 +301,10 @@ fn hints(
         known,
     };
     print(&format!(
-        "\nCluster \"{}\" is ready: {} nodes, API https://127.0.0.1:{}, logs in {}. Try:",
+        "\nCluster \"{}\" is ready: {} node{}, API https://127.0.0.1:{}, logs in {}. Try:",
         args.name,
         args.nodes,
+        if args.nodes == 1 { "" } else { "s" },
         args.api_port,
         paths.log.display()
     ))?;
@@ -328,23 +342,25 @@ pub fn down(args: DownArgs) -> anyhow::Result<()> {
 
 fn stop(name: &str, paths: &Paths) -> anyhow::Result<()> {
     let end = Instant::now() + GONE;
-    let mut ran = false;
+    let (mut ran, mut asked) = (false, false);
     let mut known: Option<State> = None;
     loop {
         let lock = try_lock(paths)?;
         // The keeper removes the file before it is gone itself, and a room outlives a keeper that was killed by a moment.
         known = State::read(paths).or(known);
         let state = known.clone().filter(State::alive);
+        // Also a room that outlived its keeper ran.
+        ran |= lock.is_none() || state.is_some();
         if lock.is_some() && state.is_none() {
             let _ = fs::remove_file(paths.state());
             let how = if ran { "is down" } else { "does not run" };
             return print(&format!("cluster \"{name}\" {how}"));
         }
         // Asked once; between the lock and the state file there is a moment without an answer.
-        if let (None, Some(State { keeper, .. }), false) = (lock, state, ran) {
+        if let (None, Some(State { keeper, .. }), false) = (lock, state, asked) {
             kill(nix::unistd::Pid::from_raw(keeper.pid), Signal::SIGTERM)
                 .with_context(|| format!("process {} cannot be asked to end", keeper.pid))?;
-            ran = true;
+            asked = true;
         }
         if Instant::now() > end {
             bail!("cluster \"{name}\" did not end within {GONE:?}; logs are in {}", paths.log.display());

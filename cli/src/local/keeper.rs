@@ -32,7 +32,11 @@ use super::{
 const RELAY_BACKOFF: Duration = Duration::from_millis(500);
 const STOP: Duration = Duration::from_secs(8);
 
-/// Keeps the cluster until a signal asks for its end, `up` goes away (unless detached), or the room ends by itself.
+/// What `up` writes to the keeper before it goes away and leaves the cluster running. Without this word its end, however it
+/// comes, is the end of the cluster.
+pub const LEAVE: &[u8] = b"leave\n";
+
+/// Keeps the cluster until a signal asks for its end, `up` goes away without [`LEAVE`], or the room ends by itself.
 pub fn run(args: &UpArgs, paths: &Paths) -> anyhow::Result<()> {
     // A session of its own: Ctrl-C in the terminal is for `up`, which then asks this process to end.
     nix::unistd::setsid().context("cannot start a session")?;
@@ -85,6 +89,7 @@ fn keep(args: &UpArgs, paths: &Paths, signals: &SignalFd) -> anyhow::Result<()> 
     let mut relay: Option<Child> = None;
     let mut relay_due = Some(Instant::now());
     let up = std::io::stdin();
+    let mut left_alone = false;
     loop {
         if relay_due.is_some_and(|at| at <= Instant::now()) {
             // Not before the room has left this machine's network.
@@ -101,14 +106,21 @@ fn keep(args: &UpArgs, paths: &Paths, signals: &SignalFd) -> anyhow::Result<()> 
             let left = at.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
             PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
         });
-        let up_gone = if args.detach { PollFlags::empty() } else { PollFlags::POLLIN };
-        let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN), PollFd::new(up.as_fd(), up_gone)];
-        let watched = if args.detach { 1 } else { 2 };
+        let mut fds =
+            [PollFd::new(signals.as_fd(), PollFlags::POLLIN), PollFd::new(up.as_fd(), PollFlags::POLLIN)];
+        let watched = if left_alone { 1 } else { 2 };
         match poll(&mut fds[..watched], wait) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(e) => return Err(e.into()),
         }
-        let mut stop = !args.detach && fds[1].revents().is_some_and(|r| !r.is_empty());
+        let mut stop = false;
+        if !left_alone && fds[1].revents().is_some_and(|r| !r.is_empty()) {
+            // One write of a few bytes into a pipe comes whole.
+            let mut word = [0; 16];
+            let length = nix::unistd::read(up.as_fd(), &mut word)?;
+            left_alone = &word[..length] == LEAVE;
+            stop = !left_alone;
+        }
         while let Some(signal) = signals.read_signal()? {
             stop |= signal.ssi_signo != Signal::SIGCHLD as u32;
         }
@@ -178,9 +190,6 @@ pub fn stage(args: &UpArgs, paths: &Paths, stage: Stage, more: &[&str]) -> anyho
     command.args(["--api-port", &args.api_port.to_string()]).args(more);
     for (flag, dir) in [("--data-dir", &paths.data), ("--run-dir", &paths.run), ("--log-dir", &paths.log)] {
         command.arg(flag).arg(dir);
-    }
-    if args.detach {
-        command.arg("--detach");
     }
     if stage != Stage::Probe {
         let path = paths.log.join(format!("{name}.log"));

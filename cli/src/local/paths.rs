@@ -44,6 +44,17 @@ impl Paths {
         Ok(())
     }
 
+    /// Removes what [`Paths::create`] made, if nothing has come to lie there since but the lock.
+    pub fn remove_empty(&self) {
+        if std::fs::read_dir(&self.run).is_ok_and(|entries| entries.count() <= 1) {
+            let _ = std::fs::remove_file(self.lock());
+        }
+        for dir in [&self.data, &self.run, &self.log] {
+            // One that holds something stays.
+            let _ = std::fs::remove_dir(dir);
+        }
+    }
+
     /// The file whose lock says that the cluster runs.
     pub fn lock(&self) -> PathBuf {
         self.run.join("lock")

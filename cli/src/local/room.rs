@@ -5,14 +5,17 @@ use std::{
     fs,
     io::Write,
     net::{SocketAddr, TcpStream},
+    os::fd::AsFd,
     path::Path,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
+use minisvc_agent::nft::Nft;
 use nix::{
     mount::{MsFlags, mount},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
     sched::{CloneFlags, unshare},
     sys::{
         prctl,
@@ -38,6 +41,10 @@ const RETRY: Duration = Duration::from_millis(10);
 pub fn run(args: &UpArgs, paths: &Paths) -> anyhow::Result<()> {
     // The keeper's death is ours, and with ours the death of everything in the room.
     prctl::set_pdeathsig(Signal::SIGKILL)?;
+    if hung_up(std::io::stdin())? {
+        // It died before we could ask to be told.
+        return Ok(());
+    }
     enter(&args.name)?;
     let mut places = vec![("server".to_owned(), lan::SERVER)];
     places.extend((1..=args.nodes).map(|i| (format!("node-{i}"), lan::node_ip(i))));
@@ -90,6 +97,13 @@ fn enter(name: &str) -> anyhow::Result<()> {
     mount(Some("proc"), "/proc", Some("proc"), flags, none).context("mounting /proc")?;
     nix::unistd::sethostname(format!("minisvc-{name}")).context("setting the room's host name")?;
     Ok(())
+}
+
+/// Whether nobody holds the other end of a pipe any more.
+fn hung_up(pipe: impl AsFd) -> nix::Result<bool> {
+    let mut fds = [PollFd::new(pipe.as_fd(), PollFlags::empty())];
+    poll(&mut fds, PollTimeout::ZERO)?;
+    Ok(fds[0].revents().is_some_and(|r| r.contains(PollFlags::POLLHUP)))
 }
 
 fn server_service<'m>(machine: &'m Machine, paths: &Paths) -> anyhow::Result<Service<'m>> {
@@ -148,12 +162,22 @@ fn credentials(server: &Machine, paths: &Paths, who: &[&str], url: &str, to: &Pa
 /// Tries what a room needs, in a process that is thrown away: called as the first process of a new process-id namespace.
 pub fn probe() -> anyhow::Result<()> {
     enter("probe")?;
-    use nix::sys::socket::{AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, socket};
-    let nft =
-        socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkNetFilter)
-            .context("no netfilter socket")?;
-    bind(std::os::fd::AsRawFd::as_raw_fd(&nft), &NetlinkAddr::new(0, 0)).context("no netfilter socket")?;
-    lan::lay(&[("probe".to_owned(), lan::SERVER)])?;
+    let machines = lan::lay(&[("probe".to_owned(), lan::SERVER)])?;
+    let [machine] = machines.as_slice() else { bail!("a LAN without a machine") };
+    machine.enter(|| Nft::open()?.probe())?.context("nf_tables")?;
     std::io::stdout().flush()?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pipe_hangs_up_with_its_last_writer() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        assert!(!hung_up(&reader).unwrap());
+        drop(writer);
+        assert!(hung_up(&reader).unwrap());
+    }
 }

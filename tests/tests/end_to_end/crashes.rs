@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeSet,
+    io::{BufRead, BufReader},
+    process::Stdio,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use minisvc_proto::{
@@ -50,6 +53,27 @@ fn after_the_death_of_any_process_of_up_nothing_is_left() {
     cluster.start(2).ok();
     assert_eq!(footprint.processes_left(), Vec::<String>::new());
     cluster.sh("minisvc get nodes").ok();
+}
+
+#[test]
+fn an_up_that_ends_before_the_cluster_is_ready_leaves_none() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGKILL] {
+        let cluster = Cluster::prepared("early");
+        let mut up = cluster.start_command(2).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut lines = BufReader::new(up.stdout.take().unwrap()).lines();
+        assert!(lines.any(|l| l.unwrap().contains("room ready")));
+        let footprint = cluster.footprint();
+        kill(Pid::from_raw(up.id().cast_signed()), signal).unwrap();
+        assert!(!up.wait().unwrap().success(), "{signal}");
+        // The keeper holds this lock to its end.
+        let lock = std::fs::File::open(cluster.run_dir().join("lock")).unwrap();
+        let (done, ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || done.send(lock.lock()));
+        ended.recv_timeout(Duration::from_secs(30)).expect("the keeper ends within 30 s").unwrap();
+        let down = cluster.stop().ok();
+        assert!(down.contains("does not run"), "{signal}: {down}");
+        assert_eq!(cluster.left_of(&footprint), Vec::<String>::new(), "{signal}");
+    }
 }
 
 #[test]

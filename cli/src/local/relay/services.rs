@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::Ipv4Addr,
+    path::Path,
     sync::{Arc, RwLock},
     time::Duration,
 };
@@ -38,13 +39,7 @@ type Owner = (String, String, String);
 /// Follows nodes and services for ever.
 pub async fn follow(paths: &Paths, room: RoomSockets) -> anyhow::Result<()> {
     // The room writes the administrator's credentials when the server is up.
-    let api = loop {
-        match connect(&paths.admin_config()) {
-            Ok(api) => break api,
-            Err(_) if !paths.admin_config().exists() => tokio::time::sleep(AGAIN).await,
-            Err(e) => return Err(e),
-        }
-    };
+    let api = once_there(&paths.admin_config(), || connect(&paths.admin_config())).await?;
     let ready: Arc<RwLock<Vec<Ipv4Addr>>> = Arc::default();
     let nodes = follow_kind(&api, &NODES, |nodes| {
         let list = nodes.into_iter().filter_map(ready_node).map(|(_, ip)| ip).collect();
@@ -58,6 +53,15 @@ pub async fn follow(paths: &Paths, room: RoomSockets) -> anyhow::Result<()> {
     let dial = |_: Proto, port| IntoRoom { room: room.clone(), targets: Targets::Nodes(ready.clone(), port) };
     tokio::join!(nodes, services, keep(wanted.subscribe(), dial, taken), tell(&api, words));
     Ok(())
+}
+
+/// Reads a file as soon as it is there. It is looked for first: an attempt may fail because it is not, and it may come before one
+/// has looked why.
+async fn once_there<T>(path: &Path, read: impl FnOnce() -> T) -> T {
+    while !path.exists() {
+        tokio::time::sleep(AGAIN).await;
+    }
+    read()
 }
 
 /// Says, on the terminal and as an event, which nodePorts this machine does not have.
@@ -114,6 +118,19 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_file_that_comes_is_read_when_it_is_there_and_not_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config");
+        let read = once_there(&path, || std::fs::read_to_string(&path).unwrap());
+        let write = async {
+            tokio::task::yield_now().await;
+            std::fs::write(dir.path().join("new"), "all of it").unwrap();
+            std::fs::rename(dir.path().join("new"), &path).unwrap();
+        };
+        assert_eq!(tokio::join!(read, write).0, "all of it");
+    }
 
     #[test]
     fn every_node_port_is_a_door_and_nothing_else_is() {
