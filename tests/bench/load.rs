@@ -29,8 +29,8 @@ use nix::{
 /// Connections that a client has open at any time.
 const IN_FLIGHT: usize = 16;
 const MESSAGE: [u8; 64] = [b'.'; 64];
-/// Until all connections are under way.
-const WARM: Duration = Duration::from_millis(20);
+/// Until all connections are under way, and caches warm from what a new table costs.
+const WARM: Duration = Duration::from_millis(50);
 /// A client that sees nothing for so long is stuck.
 const PATIENCE_MS: u16 = 5000;
 /// How often a server looks whether it should end.
