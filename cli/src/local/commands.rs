@@ -11,9 +11,9 @@ use std::{
 use anyhow::{Context, bail};
 use minisvc_proto::{
     Object,
-    client::{Kubeconfig, ListParams},
+    client::{Client, Kubeconfig, ListParams},
     path::Target,
-    resource::NODES,
+    resource::{NODES, SERVICES},
 };
 use nix::sys::signal::{SigSet, Signal, kill};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -178,7 +178,11 @@ async fn watch(
                 Err(e) => told(&format!("the demonstration failed: {e:#}"))?,
             }
         }
-        hints(args, paths, found.as_deref(), demo::known(&client).await.as_ref())
+        let service = match demo::known(&client).await {
+            Some(known) => Ok(known),
+            None => Err(free_port_for_hints(&client).await),
+        };
+        hints(args, paths, found.as_deref(), service.as_ref().map_err(|port| *port))
     };
     {
         tokio::pin!(work);
@@ -289,7 +293,7 @@ fn hints(
     args: &UpArgs,
     paths: &Paths,
     config: Option<&Path>,
-    known: Option<&super::hints::Known>,
+    service: Result<&super::hints::Known, u16>,
 ) -> anyhow::Result<()> {
     // One node asks another, where there is another.
     let from = format!("node-{}", args.nodes.min(2));
@@ -298,7 +302,7 @@ fn hints(
         config,
         name: &args.name,
         nodes: (&from, lan::node_ip(args.nodes)),
-        known,
+        service,
     };
     print(&format!(
         "\nCluster \"{}\" is ready: {} node{}, API https://127.0.0.1:{}, logs in {}. Try:",
@@ -311,10 +315,18 @@ fn hints(
     for line in hints.lines() {
         print(&format!("  {line}"))?;
     }
-    if known.is_none() {
-        print("NODEPORT is the port that `create service` names.")?;
-    }
     Ok(())
+}
+
+/// A nodePort that the next `create service` can have.
+async fn free_port_for_hints(api: &Client) -> u16 {
+    let services = api.list(&Target::collection(&SERVICES, None), &ListParams::default()).await;
+    let services = services.map(|(_, services)| services).unwrap_or_default();
+    let ports = services.iter().filter_map(|s| s.pointer("/spec/ports")?.as_array()).flatten();
+    let allocated: Vec<u16> =
+        ports.filter_map(|p| u16::try_from(p.get("nodePort")?.as_u64()?).ok()).collect();
+    let is_free = |port| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
+    super::hints::free_node_port(&allocated, is_free).unwrap_or(30_080)
 }
 
 /// Stops a cluster and waits until nothing of it is left.

@@ -37,8 +37,8 @@ pub struct Hints<'a> {
     pub name: &'a str,
     /// Name of a node, and the address of another one.
     pub nodes: (&'a str, std::net::Ipv4Addr),
-    /// The service, if it is there already.
-    pub known: Option<&'a Known>,
+    /// The service, if it is there already; else the nodePort to ask for.
+    pub service: Result<&'a Known, u16>,
 }
 
 impl Hints<'_> {
@@ -53,12 +53,15 @@ impl Hints<'_> {
             me = format!("{me} --config {}", quoted(config));
         }
         let (from, to) = self.nodes;
-        let port = self.known.map_or_else(|| "NODEPORT".to_owned(), |k| k.node_port.to_string());
         let mut lines = Vec::new();
-        if self.known.is_none() {
-            lines.push(format!("{me} create deployment hello --replicas 4 -- minisvc echo --port 8080"));
-            lines.push(format!("{me} create service nodeport hello --tcp=80:8080"));
-        }
+        let port = match self.service {
+            Ok(known) => known.node_port,
+            Err(free) => {
+                lines.push(format!("{me} create deployment hello --replicas 4 -- minisvc echo --port 8080"));
+                lines.push(format!("{me} create service nodeport hello --tcp=80:8080 --node-port={free}"));
+                free
+            }
+        };
         lines.push(format!("curl http://127.0.0.1:{port}/"));
         lines.push(format!("{me} node exec {from} -- curl http://{to}:{port}/"));
         lines.push(format!("{me} exec deployment/hello -- curl http://hello/"));
@@ -66,6 +69,12 @@ impl Hints<'_> {
         lines.push(down);
         lines
     }
+}
+
+/// A nodePort to ask for: one of the band that the server does not choose from, which no service has and this machine has free.
+pub fn free_node_port(allocated: &[u16], is_free_here: impl Fn(u16) -> bool) -> Option<u16> {
+    let usual = 30_080..=30_085;
+    usual.chain(30_000..30_080).find(|port| !allocated.contains(port) && is_free_here(*port))
 }
 
 /// A path as a shell takes it for one word.
@@ -101,6 +110,14 @@ mod tests {
     }
 
     #[test]
+    fn a_free_port_is_nobodys() {
+        assert_eq!(free_node_port(&[], |_| true), Some(30_080));
+        assert_eq!(free_node_port(&[30_080], |p| p != 30_081), Some(30_082));
+        assert_eq!(free_node_port(&[], |p| p < 30_001), Some(30_000));
+        assert_eq!(free_node_port(&[], |_| false), None);
+    }
+
+    #[test]
     fn every_line_can_be_pasted() {
         let known = Known { node_port: 31234 };
         let mut hints = Hints {
@@ -108,15 +125,15 @@ mod tests {
             config: None,
             name: "default",
             nodes: ("node-2", "192.168.77.13".parse().unwrap()),
-            known: None,
+            service: Err(30080),
         };
         assert_eq!(
             hints.lines(),
             [
                 "'/opt/my tools/minisvc' create deployment hello --replicas 4 -- minisvc echo --port 8080",
-                "'/opt/my tools/minisvc' create service nodeport hello --tcp=80:8080",
-                "curl http://127.0.0.1:NODEPORT/",
-                "'/opt/my tools/minisvc' node exec node-2 -- curl http://192.168.77.13:NODEPORT/",
+                "'/opt/my tools/minisvc' create service nodeport hello --tcp=80:8080 --node-port=30080",
+                "curl http://127.0.0.1:30080/",
+                "'/opt/my tools/minisvc' node exec node-2 -- curl http://192.168.77.13:30080/",
                 "'/opt/my tools/minisvc' exec deployment/hello -- curl http://hello/",
                 "'/opt/my tools/minisvc' get nodes,pods,services,endpointslices -o wide",
                 "'/opt/my tools/minisvc' down",
@@ -125,7 +142,7 @@ mod tests {
         hints.binary = Path::new("/usr/bin/minisvc");
         hints.config = Some(Path::new("/run/minisvc/two/admin.kubeconfig"));
         hints.name = "two";
-        hints.known = Some(&known);
+        hints.service = Ok(&known);
         assert_eq!(
             hints.lines(),
             [

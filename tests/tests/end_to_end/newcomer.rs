@@ -1,10 +1,21 @@
 //! What README and `up --demo` promise.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use minisvc_tests::cluster::Cluster;
 
 use super::{answers, object, pod_names, pod_of};
+
+/// README and `up` both name this machine's port 30080.
+static USUAL_PORT: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    // A test that failed has left nothing behind.
+    USUAL_PORT.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The lines of README's block for the other terminal.
 fn readme_lines() -> Vec<String> {
@@ -16,6 +27,7 @@ fn readme_lines() -> Vec<String> {
 
 #[test]
 fn the_lines_of_the_readme_answer_as_they_stand() {
+    let _alone = alone();
     let cluster = Cluster::up("readme", 3);
     let lines = readme_lines();
     assert!(lines.len() >= 6, "{lines:?}");
@@ -72,4 +84,24 @@ fn addresses_ports_and_objects_survive_down_and_up() {
     let pods: BTreeSet<String> = pod_names(&cluster).into_iter().collect();
     let seen: BTreeSet<String> = answers("http://127.0.0.1:30011/", 60).into_keys().collect();
     assert!(seen.is_subset(&pods) && seen.len() > 1, "{seen:?} of {pods:?}");
+}
+
+#[test]
+fn what_up_prints_can_be_pasted_as_it_is() {
+    let _alone = alone();
+    let cluster = Cluster::prepared("pasted");
+    let out = cluster.start(3).ok();
+    let hints: Vec<&str> = out.lines().skip_while(|l| !l.contains("Try:")).skip(1).map(str::trim).collect();
+    assert!(hints.len() >= 7, "{out}");
+    for hint in hints {
+        let output = cluster.command("sh").args(["-c", hint]).output().unwrap();
+        let (text, errors) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{hint}: {text}{errors}");
+        if hint.contains("curl") {
+            assert!(pod_of(&text).starts_with("hello-"), "{hint}: {text}");
+        }
+    }
+    // The last one was `down`.
+    assert!(cluster.stop().ok().contains("does not run"));
 }
