@@ -6,6 +6,7 @@ pub mod build;
 mod create;
 mod delete;
 mod describe;
+mod doors;
 pub mod exec;
 mod expose;
 mod get;

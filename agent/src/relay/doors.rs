@@ -66,6 +66,14 @@ pub struct Taken<O> {
     pub cause: String,
 }
 
+/// A reason without numbers.
+fn cause(e: &io::Error) -> String {
+    match e.kind() {
+        io::ErrorKind::AddrInUse => "it is in use by another program".into(),
+        _ => e.to_string(),
+    }
+}
+
 /// Keeps exactly the wanted doors open until nobody can want any more; `dial` says where each leads.
 pub async fn keep<O: Clone + PartialEq, D: Dial>(
     mut wanted: watch::Receiver<BTreeMap<DoorKey, O>>,
@@ -89,7 +97,7 @@ pub async fn keep<O: Clone + PartialEq, D: Dial>(
                     told.remove(key);
                 }
                 Err(e) if told.get(key) != Some(owner) => {
-                    let word = Taken { proto, port, owner: owner.clone(), cause: e.to_string() };
+                    let word = Taken { proto, port, owner: owner.clone(), cause: cause(&e) };
                     // A listener that is behind misses it now and hears it with the next attempt.
                     if taken.try_send(word).is_ok() || taken.is_closed() {
                         told.insert(*key, owner.clone());

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    net::Ipv4Addr,
     time::{Duration, Instant},
 };
 
@@ -16,16 +15,13 @@ use minisvc_proto::{
 };
 use serde_json::Value;
 
-use super::Session;
+use super::{Session, doors};
 use crate::{args::ServiceWait, output};
 
 /// One request waits so long at most: well below the client's limit for an answer.
 const SLICE: Duration = Duration::from_secs(20);
 /// A server that answers at once and says "not yet" is not asked more often than this.
 const PAUSE: Duration = Duration::from_millis(50);
-
-/// How long the relay of this machine may take to open a nodePort.
-const DOOR: Duration = Duration::from_secs(2);
 
 /// Waits for a service that was just made (unless it should not), and says on stderr where it answers.
 pub async fn wait(session: &Session, service: &Object, how: ServiceWait) -> anyhow::Result<()> {
@@ -39,17 +35,12 @@ pub async fn wait(session: &Session, service: &Object, how: ServiceWait) -> anyh
             ));
         }
     }
-    let mut here = Vec::new();
-    if how.wait && is_here(session.client.server()) {
-        for (port, protocol) in node_ports(service) {
-            if protocol == "TCP" && opens(port, how.timeout.min(DOOR)).await {
-                here.push(port);
-            }
-        }
+    if !how.wait || !doors::is_here(session.client.server()) {
+        doors::tell(service, &[], &[]);
+        return Ok(());
     }
-    for line in doors(service, &here) {
-        output::note(&line);
-    }
+    let (here, taken) = doors::await_relay(&session.client, service, how.timeout).await;
+    doors::tell(service, &here, &taken);
     Ok(())
 }
 
@@ -140,44 +131,6 @@ fn late(progress: &ServiceProgress) -> Vec<String> {
     all
 }
 
-/// Whether the server is on this machine's loopback, as that of a cluster of `up` is; its nodePorts are beside it then.
-fn is_here(server: &str) -> bool {
-    ["https://127.0.0.1:", "https://localhost:", "https://[::1]:"].iter().any(|p| server.starts_with(p))
-}
-
-/// The relay learns of a nodePort from the server, as the nodes do; until it has opened the door, the next command would fail.
-async fn opens(port: u16, limit: Duration) -> bool {
-    let end = Instant::now() + limit;
-    loop {
-        match tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await {
-            Ok(_) => return true,
-            Err(_) if Instant::now() < end => tokio::time::sleep(PAUSE).await,
-            Err(_) => return false,
-        }
-    }
-}
-
-fn node_ports(service: &Object) -> Vec<(u16, &str)> {
-    let ports = service.pointer("/spec/ports").and_then(Value::as_array).into_iter().flatten();
-    let node_port = |p: &Value| u16::try_from(p["nodePort"].as_u64()?).ok().filter(|n| *n > 0);
-    ports.filter_map(|p| Some((node_port(p)?, p["protocol"].as_str().unwrap_or("TCP")))).collect()
-}
-
-/// How to reach a service; `here` are the nodePorts that this machine's loopback answers.
-fn doors(service: &Object, here: &[u16]) -> Vec<String> {
-    let mut lines: Vec<String> = node_ports(service)
-        .into_iter()
-        .map(|(port, _)| {
-            let also =
-                if here.contains(&port) { format!("127.0.0.1:{port}, and at ") } else { String::new() };
-            format!("reach it at {also}port {port} of every node")
-        })
-        .collect();
-    // TCP and UDP of one number are one line.
-    lines.dedup();
-    lines
-}
-
 #[cfg(test)]
 mod tests {
     use minisvc_proto::resource::SERVICES;
@@ -220,30 +173,5 @@ mod tests {
         assert_eq!(missing(&service, &workload(ours.clone(), 4, 1)), says(4));
         assert_eq!(missing(&service, &workload(ours, 4, 2)), None);
         assert_eq!(missing(&service, &workload(json!({"app": "other"}), 0, 0)), None);
-    }
-
-    #[test]
-    fn a_node_port_is_reached_here_where_it_answers() {
-        let mut service = Object::new(&SERVICES, None, "hello");
-        let ports =
-            json!([{"port": 80, "nodePort": 30080}, {"port": 80, "protocol": "UDP", "nodePort": 30080}]);
-        service.spec_mut().insert("ports".into(), ports);
-        assert_eq!(node_ports(&service), [(30080, "TCP"), (30080, "UDP")]);
-        assert_eq!(
-            doors(&service, &[30080]),
-            ["reach it at 127.0.0.1:30080, and at port 30080 of every node"]
-        );
-        assert_eq!(doors(&service, &[]), ["reach it at port 30080 of every node"]);
-        assert!(doors(&Object::new(&SERVICES, None, "x"), &[]).is_empty());
-        assert!(is_here("https://127.0.0.1:7443") && !is_here("https://192.168.1.5:7443"));
-    }
-
-    #[tokio::test]
-    async fn a_door_is_tried_until_it_opens() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        assert!(opens(port, Duration::ZERO).await);
-        drop(listener);
-        assert!(!opens(port, Duration::ZERO).await);
     }
 }

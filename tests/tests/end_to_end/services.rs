@@ -150,3 +150,19 @@ fn this_machines_own_network_gets_nothing_but_listening_sockets() {
     hello(&cluster, 30_024);
     assert_eq!(state(), before);
 }
+
+#[test]
+fn a_port_that_another_program_has_is_said_by_the_command_and_by_an_event() {
+    let _other = std::net::TcpListener::bind("127.0.0.1:30025").unwrap();
+    let cluster = Cluster::up("taken", 1);
+    let create = "minisvc create service nodeport taken --tcp=80:8080 --node-port=30025";
+    let said = cluster.sh(create);
+    let err = said.err.clone();
+    said.ok();
+    // The other program accepts connections: that is no answer of ours.
+    assert!(err.lines().any(|l| l == "reach it at port 30025 of every node"), "{err}");
+    let line = "TCP port 30025 of this machine cannot be had (it is in use by another program): default/taken answers on the nodes only";
+    assert!(err.lines().any(|l| l == format!("note: {line}")), "{err}");
+    let events = cluster.sh("minisvc get events").ok();
+    assert!(events.lines().any(|l| l.contains("PortTaken") && l.ends_with(line)), "{events}");
+}
