@@ -11,6 +11,10 @@ use super::{
     pod,
 };
 
+/// Pods that one reconcile makes or deletes at most; what it wrote brings the set back for the next ones. [pkg/controller/replicaset,
+/// BurstReplicas]
+const BURST: usize = 500;
+
 /// The writes that bring the pods of the set to its number, and its status in line; and when a pod will have been ready for
 /// long enough. `suffix` gives the end of a new pod's name.
 pub fn reconcile(
@@ -29,12 +33,13 @@ pub fn reconcile(
     let mut live: Vec<&Arc<Object>> = owned().filter(|p| !pod::is_ended(p)).collect();
     let wanted = usize::try_from(number(set, "/spec/replicas").unwrap_or(1)).unwrap_or(0);
 
-    for _ in live.len()..wanted {
+    for _ in live.len()..wanted.min(live.len() + BURST) {
         actions.push(Action::Create(new_pod(set, &suffix())));
     }
     if live.len() > wanted {
         live.sort_by_cached_key(|p| worth(p));
-        actions.extend(live.iter().take(live.len() - wanted).filter_map(|p| Action::delete(p)));
+        let surplus = (live.len() - wanted).min(BURST);
+        actions.extend(live.iter().take(surplus).filter_map(|p| Action::delete(p)));
     }
 
     let min_ready = number(set, "/spec/minReadySeconds").and_then(|s| u64::try_from(s).ok()).unwrap_or(0);
@@ -134,6 +139,18 @@ mod tests {
         assert_eq!(p.controller().unwrap().uid, "r1");
         let Action::UpdateStatus(s) = &actions[1] else { panic!("{actions:?}") };
         assert_eq!(s.pointer("/status/readyReplicas"), Some(&1.into()));
+    }
+
+    #[test]
+    fn a_set_of_more_pods_than_anybody_can_have_is_made_step_by_step() {
+        let created = |set: &Object, pods: &[Arc<Object>]| {
+            let actions = reconcile(set, pods, Timestamp::UNIX_EPOCH, String::new).actions;
+            actions.iter().filter(|a| matches!(a, Action::Create(_))).count()
+        };
+        let huge = set(usize::try_from(i32::MAX).unwrap());
+        assert_eq!(created(&huge, &[]), BURST);
+        assert_eq!(created(&huge, &[one("a", true, true, "1")]), BURST);
+        assert_eq!(created(&set(3), &[one("a", true, true, "1")]), 2);
     }
 
     #[test]
