@@ -166,7 +166,8 @@ fn mark(object: &Object, options: &DeleteOptions, now: jiff::Timestamp) -> Optio
     let grace = grace.unwrap_or(0);
     // A later request may shorten the time, never lengthen it.
     if before.is_none_or(|b| grace < b) {
-        let end = now + jiff::SignedDuration::from_secs(grace);
+        // A time beyond what can be written is as good as the last one.
+        let end = now.checked_add(jiff::SignedDuration::from_secs(grace)).unwrap_or(jiff::Timestamp::MAX);
         let meta = marked.metadata_mut();
         meta.insert("deletionTimestamp".into(), end.strftime("%Y-%m-%dT%H:%M:%SZ").to_string().into());
         meta.insert("deletionGracePeriodSeconds".into(), grace.into());
@@ -211,6 +212,9 @@ mod tests {
         pod.spec_mut().insert("nodeName".into(), "n1".into());
         let marked = mark(&pod, &with(Propagation::Background), now).unwrap();
         assert_eq!(marked.deletion_timestamp(), Some("2026-01-01T00:00:30Z"));
+        let forever = DeleteOptions { grace_seconds: Some(i64::MAX), ..DeleteOptions::default() };
+        let patient = mark(&pod, &forever, now).unwrap();
+        assert!(patient.deletion_timestamp().unwrap().starts_with("9999-"), "{patient:?}");
         pod.metadata_mut().insert("finalizers".into(), json!(["mine/keep"]));
         let ended = mark(&pod, &DeleteOptions { grace_seconds: Some(0), ..DeleteOptions::default() }, now);
         let mut freed = ended.clone().unwrap();
