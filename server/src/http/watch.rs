@@ -25,6 +25,8 @@ use crate::{
 const BOOKMARK_PERIOD: Duration = Duration::from_secs(1);
 /// How long a watch lives that names no time. Somewhat random, so that not all watches start over together.
 const LIFETIME_SECONDS: std::ops::Range<u64> = 1800..3600;
+/// The longest life that can be asked for: more does not fit a clock.
+const LONGEST_SECONDS: u64 = 7 * 24 * 3600;
 /// Marks the end of the initial events, as Kubernetes does.
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
@@ -44,7 +46,7 @@ pub fn answer(
     let send_initial = query.flag("sendInitialEvents")?;
     let since: Option<Revision> = query.number("resourceVersion")?.filter(|r| *r > Revision(0));
     let seconds = query.number("timeoutSeconds")?.filter(|s| *s > 0);
-    let seconds = seconds.unwrap_or_else(|| rand::random_range(LIFETIME_SECONDS));
+    let seconds = seconds.unwrap_or_else(|| rand::random_range(LIFETIME_SECONDS)).min(LONGEST_SECONDS);
     let mut initial = VecDeque::new();
     let since = match since {
         Some(since) if !send_initial => since,

@@ -109,3 +109,12 @@ async fn a_watch_that_is_too_slow_hears_410_as_its_last_event() {
     assert_eq!(next(&mut slow).await, None);
     assert_eq!(watch(&registry, &query).err().unwrap().code, 410, "and the next one hears it at once");
 }
+
+#[tokio::test]
+async fn a_watch_may_be_asked_to_last_longer_than_any_clock() {
+    let registry = testing::registry();
+    namespace(&registry, "default").await;
+    let mut events = watch(&registry, &format!("timeoutSeconds={}", u64::MAX)).unwrap();
+    let web = service(&registry, "web").await;
+    assert_eq!(at(&next(&mut events).await.unwrap()), ("ADDED", web.to_string().as_str()));
+}
