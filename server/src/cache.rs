@@ -19,6 +19,9 @@ use crate::store::{Change, CommitError, Committed, Key, Store, Txn, Versioned};
 
 /// Events kept for watches that start in the past or are slow.
 pub(crate) const RING: usize = 8192;
+/// Bytes of JSON of the objects in these events, together: fewer events are kept where objects are large. In memory an object
+/// takes several times as much.
+const RING_BYTES: usize = 32 << 20;
 /// Most transactions taken in at once: bounds the time under the lock.
 const MOST_AT_ONCE: usize = 256;
 const RESERVED: &str = "/reserved/";
@@ -46,6 +49,8 @@ pub struct Event {
     /// The state before.
     pub previous: Option<Entry>,
     line: OnceLock<Bytes>,
+    /// Bytes of the new state as JSON.
+    size: usize,
 }
 
 impl Event {
@@ -115,6 +120,7 @@ struct State {
     objects: BTreeMap<&'static Resource, BTreeMap<(String, String), Entry>>,
     reservations: BTreeMap<Key, String>,
     ring: VecDeque<Arc<Event>>,
+    ring_bytes: usize,
     /// Every event after this revision is in the ring.
     ring_after: Revision,
 }
@@ -307,6 +313,7 @@ impl State {
             tracing::error!(key = %change.key, "a key of no known kind was committed");
             return;
         };
+        let size = change.value.as_ref().map_or(0, Bytes::len);
         let objects = self.objects.entry(key.resource).or_default();
         let (kind, entry, previous) = if let Some(value) = change.value {
             let Some(entry) = decode(&value, revision) else {
@@ -322,10 +329,13 @@ impl State {
             last.set_revision(revision);
             (EventType::Deleted, Entry { revision, object: Arc::new(last) }, Some(previous))
         };
-        self.ring.push_back(Arc::new(Event { revision, kind, key, entry, previous, line: OnceLock::new() }));
-        while self.ring.len() > RING
+        let event = Event { revision, kind, key, entry, previous, line: OnceLock::new(), size };
+        self.ring.push_back(Arc::new(event));
+        self.ring_bytes += size;
+        while (self.ring.len() > RING || self.ring_bytes > RING_BYTES)
             && let Some(dropped) = self.ring.pop_front()
         {
+            self.ring_bytes -= dropped.size;
             self.ring_after = dropped.revision;
         }
     }

@@ -87,3 +87,18 @@ async fn a_reopened_cache_holds_what_was_written() {
     assert_eq!(again.reservations("/reserved/clusterips/").len(), 0);
     assert_eq!(again.watch(&SERVICES, Revision(0)).err(), Some(Expired { oldest: Revision(1) }));
 }
+
+#[tokio::test]
+async fn large_objects_leave_less_history() {
+    let cache = open();
+    let label = "x".repeat(1 << 20);
+    let most = RING_BYTES >> 20;
+    for _ in 0..2 * most {
+        cache.commit(write(&key("large"), &label)).await.unwrap();
+    }
+    let kept = cache.lock().ring.len();
+    assert!((most / 2..=most).contains(&kept), "{kept} events of 1 MiB");
+    let oldest = cache.watch(&SERVICES, Revision(1)).err().unwrap().oldest;
+    let mut watch = cache.watch(&SERVICES, oldest).unwrap();
+    assert_eq!(told(&mut watch).await, format!("Modified large {}", oldest.0 + 1));
+}
