@@ -61,7 +61,11 @@ impl Lifecycle {
             let sight = world.sight();
             for node in sight.picture.nodes() {
                 let (Ok(name), Some(key)) = (node.name().parse(), node.key()) else { continue };
-                if self.judge(world, &name, now).is_some_and(|c| !is_said(node, &c)) {
+                let Some(condition) = self.judge(world, &name, now) else { continue };
+                // A server that ended between the node's condition and its pods', or a pod's status that was under way when its
+                // node fell silent, leaves a pod Ready that nobody speaks for.
+                let unspoken = || sight.picture.pods_on(node.name()).any(|p| pod::is_ready(p));
+                if !is_said(node, &condition) || (condition.status == "Unknown" && unspoken()) {
                     world.queues.nodes.add(key);
                 }
             }

@@ -4,6 +4,7 @@ mod cluster;
 
 use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
+use minisvc_proto::Object;
 use minisvc_proto::resource::{
     DEPLOYMENTS, ENDPOINT_SLICES, EVENTS, NAMESPACES, NODES, PODS, REPLICA_SETS, SERVICES,
 };
@@ -12,7 +13,7 @@ use self::cluster::Cluster;
 use super::*;
 use crate::{
     conditions,
-    registry::{DeleteOptions, Propagation},
+    registry::{self, DeleteOptions, Propagation},
 };
 
 fn with(propagation: Propagation) -> DeleteOptions {
@@ -154,6 +155,14 @@ async fn a_silent_node_is_unknown_and_its_endpoints_leave_until_it_speaks_again(
         assert_eq!(conditions::get(p, "Ready").unwrap()["reason"], "NodeNotReady");
     }
     cluster.until(&EVENTS, |all| all.iter().any(|e| e.str_at("/reason") == Some("NodeNotReady"))).await;
+    // What the agent had sent before it died comes late.
+    let late = pods.iter().find(|p| pod::node(p) == Some("n2")).unwrap().key().unwrap();
+    let ready =
+        conditions::Condition { kind: "Ready", status: "True", reason: "Late", message: String::new() };
+    let set = |p: &mut Object| Ok(conditions::set(p, &ready, &conditions::now()));
+    cluster.registry.modify(&late, registry::Part::Status, set).await.unwrap();
+    cluster.until(&PODS, |all| all.iter().filter(|p| pod::is_ready(p)).count() == 2).await;
+    cluster.endpoints("web", 2).await;
     cluster.agent("n2").await;
     cluster.endpoints("web", 4).await;
 }
