@@ -96,6 +96,30 @@ fn a_pod_is_ready_while_its_probe_says_so() {
 }
 
 #[test]
+fn a_pod_that_serves_stays_ready_while_its_agent_is_replaced() {
+    as_root("a_pod_that_serves_stays_ready_while_its_agent_is_replaced", async |home| {
+        let mut node = TestNode::start(&home, 6).await;
+        // Long enough for the agent to tell of a pod that it has not asked yet.
+        let probe = json!({"readinessProbe": {"tcpSocket": {"port": 8080}, "initialDelaySeconds": 1, "failureThreshold": 1}});
+        node.run("serves", &["sleep", "1000"], json!({}), probe).await;
+        let pod = node.until("serves", |p| container(p)["started"] == true).await;
+        let ip = pod.str_at("/status/podIP").unwrap().to_owned();
+        let listener = TcpListener::bind((ip.as_str(), 8080)).unwrap();
+        let before = node.until("serves", |p| condition(p, READY) == "True").await;
+        node.stop_agent().await;
+        node.start_agent().await;
+        // By the time that a new pod runs, the new agent has told how the old one is.
+        node.run("later", &["sleep", "1000"], json!({}), json!({})).await;
+        node.until("later", |p| condition(p, READY) == "True").await;
+        let after = node.until("serves", |_| true).await;
+        assert_eq!(after.str_at("/metadata/resourceVersion"), before.str_at("/metadata/resourceVersion"));
+        drop(listener);
+        node.until("serves", |p| condition(p, READY) == "False").await;
+        node.end().await;
+    });
+}
+
+#[test]
 fn an_agent_that_was_away_takes_up_what_it_finds() {
     as_root("an_agent_that_was_away_takes_up_what_it_finds", async |home| {
         let mut node = TestNode::start(&home, 3).await;

@@ -179,9 +179,11 @@ fn end(facts: &Facts<'_>, stop: Stop) -> Plan {
     }
     match facts.stop_since {
         None if stop.grace > 0 => {
-            Plan { actions: vec![Action::Terminate], wake: Some(facts.now + stop.grace) }
+            Plan { actions: vec![Action::Terminate], wake: Some(facts.now.saturating_add(stop.grace)) }
         }
-        Some(since) if facts.now < since + stop.grace => Plan::wait(Some(since + stop.grace)),
+        Some(since) if facts.now < since.saturating_add(stop.grace) => {
+            Plan::wait(Some(since.saturating_add(stop.grace)))
+        }
         _ => Plan::act(Action::End),
     }
 }
@@ -294,6 +296,7 @@ mod tests {
             (Some((30, true)), None, Sandbox::Alive, &running, wait(Some(Action::Terminate), Some(NOW + 30))),
             (Some((30, true)), Some(NOW - 10), Sandbox::Alive, &running, wait(None, Some(NOW + 20))),
             (Some((30, true)), Some(NOW - 30), Sandbox::Alive, &running, Plan::act(Action::End)),
+            (Some((i64::MAX, true)), Some(NOW - 10), Sandbox::Alive, &running, wait(None, Some(i64::MAX))),
             // A second delete made the grace shorter.
             (Some((5, true)), Some(NOW - 10), Sandbox::Alive, &running, Plan::act(Action::End)),
             (Some((0, true)), None, Sandbox::Alive, &running, Plan::act(Action::End)),

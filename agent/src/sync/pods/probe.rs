@@ -92,11 +92,18 @@ impl ReadinessProbe {
         }))
     }
 
-    /// Asks until the receiver is gone or the task is ended.
-    pub async fn run(self, container: String, attempt: u32, verdicts: mpsc::Sender<Verdict>) {
+    /// Asks until the receiver is gone or the task is ended. A container that `was_ready` when an earlier agent asked last is
+    /// taken to be, and asked at once.
+    pub async fn run(
+        self,
+        container: String,
+        attempt: u32,
+        was_ready: bool,
+        verdicts: mpsc::Sender<Verdict>,
+    ) {
         let start = Instant::now();
-        let mut next = start + self.initial_delay;
-        let mut count = Count::default();
+        let mut next = if was_ready { start } else { start + self.initial_delay };
+        let mut count = Count { ready: was_ready, was_ready, ..Count::default() };
         loop {
             sleep_until(next).await;
             let answer = match timeout(self.timeout, self.ask()).await {
@@ -283,9 +290,21 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let probe = probe(json!({"tcpSocket": {"port": port}})).unwrap().unwrap();
         let (sender, mut verdicts) = mpsc::channel(4);
-        let task = tokio::spawn(probe.run("c".into(), 2, sender));
+        let task = tokio::spawn(probe.run("c".into(), 2, false, sender));
         let verdict = verdicts.recv().await.unwrap();
         assert_eq!((verdict.attempt, verdict.ready), (2, Some(true)));
+        task.abort();
+    }
+
+    #[tokio::test]
+    async fn what_was_ready_is_asked_at_once_and_says_only_that_it_is_no_longer() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let spec = json!({"tcpSocket": {"port": port}, "initialDelaySeconds": 3600, "failureThreshold": 1});
+        let (sender, mut verdicts) = mpsc::channel(4);
+        let task = tokio::spawn(probe(spec).unwrap().unwrap().run("c".into(), 0, true, sender));
+        assert_eq!(verdicts.recv().await.unwrap().ready, Some(false));
         task.abort();
     }
 }

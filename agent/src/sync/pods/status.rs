@@ -288,5 +288,15 @@ pub fn read_back(pod: &Object, now: i64) -> BTreeMap<String, ContainerState> {
     out
 }
 
+/// Which starts of containers the stored status calls ready. Nothing while the pod is not: then nobody counts on it.
+pub fn ready_starts(pod: &Object) -> BTreeMap<String, u32> {
+    let list = |pointer: &str| pod.pointer(pointer).and_then(Value::as_array).into_iter().flatten();
+    let ready = list("/status/conditions").any(|c| c["type"] == "Ready" && c["status"] == "True");
+    let starts = list("/status/containerStatuses").filter(|s| ready && s["ready"] == true);
+    starts
+        .filter_map(|s| Some((s["name"].as_str()?.to_owned(), s["restartCount"].as_u64()?.try_into().ok()?)))
+        .collect()
+}
+
 #[cfg(test)]
 mod tests;

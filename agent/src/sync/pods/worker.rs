@@ -17,7 +17,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     Containers, Entry, PodNetwork, Shared,
-    decide::{Action, Facts, Plan, RestartPolicy, Sandbox, Stop, backoff, count_failure, decide, is_over},
+    decide::{
+        Action, Facts, LAST_BACKOFF, Plan, RestartPolicy, Sandbox, Stop, backoff, count_failure, decide,
+        is_over,
+    },
     probe::{ReadinessProbe, Verdict},
     spec, status, writer,
 };
@@ -30,6 +33,9 @@ use crate::{
 const LOG_LIMIT: u64 = 10 << 20;
 /// The most that a pod gets to end when its object is gone already.
 const VANISHED_GRACE: i64 = 2_000;
+/// The longest wait between tries to remove the object of a pod that is gone: only the server stands in the way, and nothing
+/// tells of its return.
+const DELETE_RETRY: i64 = 5_000;
 /// Until a container whose configuration cannot be had is looked at again.
 const CONFIG_RETRY: i64 = 60_000;
 
@@ -54,6 +60,9 @@ pub struct Worker<R, N> {
     published: watch::Sender<Containers>,
     failures: BTreeMap<String, u32>,
     ready: BTreeMap<String, bool>,
+    /// Starts that an earlier agent found ready: they stay so until a probe says otherwise, or its restart would take a pod that
+    /// serves from its services.
+    was_ready: BTreeMap<String, u32>,
     waiting: BTreeMap<String, (&'static str, String)>,
     probes: BTreeMap<String, AbortOnDropHandle<()>>,
     verdicts: (mpsc::Sender<Verdict>, mpsc::Receiver<Verdict>),
@@ -100,6 +109,7 @@ impl<R: PodRuntime, N: PodNetwork> Worker<R, N> {
             published: watch::Sender::default(),
             failures: BTreeMap::new(),
             ready: BTreeMap::new(),
+            was_ready: object.as_ref().map(|o| status::ready_starts(o)).unwrap_or_default(),
             waiting: BTreeMap::new(),
             probes: BTreeMap::new(),
             verdicts: mpsc::channel(16),
@@ -290,12 +300,13 @@ impl<R: PodRuntime, N: PodNetwork> Worker<R, N> {
             (Some(container), Some(ip)) => ReadinessProbe::of(container, ip),
             _ => Ok(None),
         };
+        let was_ready = self.was_ready.remove(name) == Some(attempt);
         let ready = match probe {
             Ok(None) => true,
             Ok(Some(probe)) => {
-                let task = tokio::spawn(probe.run(name.to_owned(), attempt, self.verdicts.0.clone()));
-                self.probes.insert(name.to_owned(), AbortOnDropHandle::new(task));
-                false
+                let run = probe.run(name.to_owned(), attempt, was_ready, self.verdicts.0.clone());
+                self.probes.insert(name.to_owned(), AbortOnDropHandle::new(tokio::spawn(run)));
+                was_ready
             }
             Err(why) => {
                 self.event(Severity::Warning, "Unhealthy", why);
@@ -326,7 +337,8 @@ impl<R: PodRuntime, N: PodNetwork> Worker<R, N> {
                 Ok(()) => (self.troubles, self.retry_at) = (0, None),
                 Err(why) => {
                     self.troubles = self.troubles.saturating_add(1);
-                    let wait = now_millis() + backoff(self.troubles);
+                    let most = if action == Action::DeleteObject { DELETE_RETRY } else { LAST_BACKOFF };
+                    let wait = now_millis() + backoff(self.troubles).min(most);
                     self.retry_at = Some(self.retry_at.unwrap_or(0).max(wait));
                     tracing::warn!(pod = self.name, ?action, %why, "trying again later");
                     if action == Action::Create {
