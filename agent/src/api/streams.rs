@@ -29,6 +29,8 @@ const CHUNK: usize = 32 << 10;
 const WAITING: usize = 16;
 /// How long the last words may take.
 const GOODBYE: Duration = Duration::from_secs(5);
+/// The most that a pipe or terminal holds of what an ended program wrote; what it left behind may go on writing without end.
+const LEFT: usize = 1 << 20;
 /// How often a client is asked whether it is still there.
 const PULSE: Duration = Duration::from_secs(10);
 
@@ -257,17 +259,25 @@ fn take(message: Message, stdin: &mut Option<mpsc::Sender<Input>>) {
 }
 
 async fn drain(sink: &mut Sink, ends: &mut Ends, buffer: &mut [u8]) -> Result<(), axum::Error> {
+    let mut read = 0;
     if let Some(terminal) = &ends.terminal {
-        while let Some(n) = terminal.read_now(buffer) {
+        while read < LEFT
+            && let Some(n) = terminal.read_now(buffer)
+        {
+            read += n;
             send(sink, STDOUT, &buffer[..n]).await?;
         }
     }
     for (pipe, channel) in [(&ends.stdout, STDOUT), (&ends.stderr, STDERR)] {
         let Some(pipe) = pipe else { continue };
-        loop {
+        let mut read = 0;
+        while read < LEFT {
             // Not `try_read`: that believes an earlier word that there is nothing.
             match nix::unistd::read(pipe, buffer) {
-                Ok(n @ 1..) => send(sink, channel, &buffer[..n]).await?,
+                Ok(n @ 1..) => {
+                    read += n;
+                    send(sink, channel, &buffer[..n]).await?;
+                }
                 Err(nix::errno::Errno::EINTR) => {}
                 _ => break,
             }

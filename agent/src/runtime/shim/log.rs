@@ -30,6 +30,14 @@ struct Pipe {
     rest: Vec<u8>,
 }
 
+impl Pipe {
+    /// The most bytes that are in it at one time.
+    fn capacity(&self) -> usize {
+        let size = fcntl(&self.reader, FcntlArg::F_GETPIPE_SZ).ok().and_then(|n| usize::try_from(n).ok());
+        size.unwrap_or(READ)
+    }
+}
+
 #[derive(Debug)]
 struct LogFile {
     path: PathBuf,
@@ -61,10 +69,12 @@ impl Output {
         self.pipes.iter().flatten().map(|p| p.reader.as_fd())
     }
 
-    /// Writes what is there. A container that writes without end gets no more than its turn, unless `all`.
+    /// Writes what is there: one piece, or with `all` as much as a pipe holds. What a process wrote before it ended is within
+    /// that; one that it left behind may write without end, and gets no more than its turn.
     pub fn drain(&mut self, all: bool) {
         let mut buffer = vec![0; READ];
         for (pipe, stream) in self.pipes.iter_mut().zip(STREAMS) {
+            let mut left = if all { pipe.as_ref().map_or(0, Pipe::capacity) } else { 1 };
             while let Some(open) = pipe {
                 match open.reader.read(&mut buffer) {
                     Ok(0) => {
@@ -76,7 +86,8 @@ impl Output {
                     Ok(n) => {
                         let text = format(stream, &mut open.rest, &buffer[..n], false);
                         self.file.write(&text);
-                        if !all {
+                        left = left.saturating_sub(n);
+                        if left == 0 {
                             break;
                         }
                     }
@@ -206,5 +217,21 @@ mod tests {
         drop(write);
         output.drain(true);
         assert_eq!(output.open_pipes().count(), 0);
+    }
+
+    #[test]
+    fn a_process_that_writes_without_end_does_not_keep_the_shim() {
+        let home = tempfile::tempdir().unwrap();
+        let (stdout, mut write) = io::pipe().unwrap();
+        let (stderr, _) = io::pipe().unwrap();
+        let mut output = Output::new(&home.path().join("c/0.log"), 1 << 20, stdout, stderr).unwrap();
+        // Ends when nobody reads any more.
+        let endless = std::thread::spawn(move || while write.write_all(&[b'\n'; 4096]).is_ok() {});
+        while output.file.size < READ as u64 {
+            output.drain(true);
+        }
+        assert_eq!(output.open_pipes().count(), 1);
+        drop(output);
+        endless.join().unwrap();
     }
 }
