@@ -173,6 +173,7 @@ struct Worker {
 impl Worker {
     fn run(mut self, commands: &mpsc::Receiver<Command>) {
         let mut check = Instant::now() + CHECK_EVERY;
+        let mut failing: Option<String> = None;
         loop {
             match commands.recv_timeout(check.saturating_duration_since(Instant::now())) {
                 Ok(command) => {
@@ -187,10 +188,13 @@ impl Worker {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             if Instant::now() >= check {
-                if let Err(error) = self.check() {
+                let now = self.check().err().map(|error| error.to_string());
+                // What lasts is told once, not five times a second.
+                if let Some(error) = now.as_ref().filter(|_| now != failing) {
                     tracing::error!(%error, "the table cannot be checked");
-                    self.tell(Notice::Failing(error.to_string()));
+                    self.tell(Notice::Failing(error.clone()));
                 }
+                failing = now;
                 check = Instant::now() + CHECK_EVERY;
             }
         }

@@ -230,7 +230,12 @@ impl Worker {
     }
 
     fn may_be_broken_by(&self, message: &NetlinkMessage<RouteNetlinkMessage>) -> bool {
-        let NetlinkPayload::InnerMessage(message) = &message.payload else { return false };
+        let message = match &message.payload {
+            NetlinkPayload::InnerMessage(message) => message,
+            // More came than the socket holds: what was lost may be anything.
+            NetlinkPayload::Overrun(_) => return true,
+            _ => return false,
+        };
         match message {
             RouteNetlinkMessage::NewLink(link) => link.header.index == self.node_link.index,
             RouteNetlinkMessage::DelAddress(_) => true,

@@ -37,7 +37,11 @@ pub async fn run(
         let failed = applied.is_none();
         tokio::select! {
             () = shutdown.cancelled() => return,
-            Some(event) = events.recv() => put(&mut known, event),
+            event = events.recv() => match event {
+                Some(event) => put(&mut known, event),
+                // Only a panic ends an informer.
+                None => return,
+            },
             () = tokio::time::sleep(RETRY), if failed && !known.is_empty() => {}
         }
         // A node's own pods are reached by routes of their own. Heartbeats and conditions change no route.

@@ -49,8 +49,15 @@ pub async fn run(client: Client, mut outputs: Outputs, shutdown: CancellationTok
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
-            Some(event) = services.recv() => put_service(&mut world, event),
-            Some(event) = slices.recv() => put_slice(&mut world, event),
+            event = services.recv() => match event {
+                Some(event) => put_service(&mut world, event),
+                // Only a panic ends an informer: the process must end, or this node would stand still for ever.
+                None => return,
+            },
+            event = slices.recv() => match event {
+                Some(event) => put_slice(&mut world, event),
+                None => return,
+            },
             () = at(due) => due = None,
         }
         // One transaction for all that has come meanwhile.
