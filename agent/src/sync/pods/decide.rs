@@ -82,7 +82,7 @@ pub struct Facts<'a> {
     pub sandbox: Sandbox,
     /// What the containers do, or did last.
     pub containers: &'a BTreeMap<String, ContainerState>,
-    /// Ends in a row that followed a bad start, by container.
+    /// Ends in a row that followed a bad start, by container; 0 for one that ended with the machine.
     pub failures: &'a BTreeMap<String, u32>,
     /// Something failed: not before this time again.
     pub retry_at: Option<i64>,
@@ -133,9 +133,12 @@ impl Plan {
     }
 }
 
-/// How long an ended container waits for its next start.
+/// How long an ended container waits for its next start: not at all when it was the machine that failed.
 pub fn backoff(failures: u32) -> i64 {
-    FIRST_BACKOFF.saturating_mul(1 << failures.saturating_sub(1).min(20)).min(LAST_BACKOFF)
+    if failures == 0 {
+        return 0;
+    }
+    FIRST_BACKOFF.saturating_mul(1 << (failures - 1).min(20)).min(LAST_BACKOFF)
 }
 
 /// When a container is started again; `None` if it is not. A clock that was set back does not make it wait longer.
@@ -271,6 +274,8 @@ mod tests {
             (Always, Sandbox::Alive, state(Some(exit(0, 400))), 1, Plan::wait(Some(NOW + 600))),
             (Always, Sandbox::Alive, state(Some(exit(0, 1000))), 1, start(4)),
             (Always, Sandbox::Alive, state(Some(exit(1, 1000))), 3, Plan::wait(Some(NOW + 3000))),
+            // The machine ended it.
+            (Always, Sandbox::Alive, state(Some(exit(137, 0))), 0, start(4)),
             // The clock was set back an hour.
             (Always, Sandbox::Alive, state(Some(exit(1, -3_600_000))), 1, Plan::wait(Some(NOW + 1000))),
             (OnFailure, Sandbox::Alive, state(Some(exit(1, 1000))), 1, start(4)),
@@ -313,10 +318,11 @@ mod tests {
 
     #[test]
     fn the_wait_doubles_to_a_limit_and_begins_anew_after_a_good_run() {
-        assert_eq!([1, 2, 3, 9, 10, 99].map(backoff), [1000, 2000, 4000, 256_000, 300_000, 300_000]);
+        assert_eq!([0, 1, 2, 3, 9, 10, 99].map(backoff), [0, 1000, 2000, 4000, 256_000, 300_000, 300_000]);
         let container = &state(None)["c"];
         assert_eq!(count_failure(Some(4), container, &exit(1, 0)), 5);
         assert_eq!(count_failure(None, container, &exit(1, 0)), 4);
+        assert_eq!(count_failure(Some(0), container, &exit(1, 0)), 1);
         let long = Exit { started_at: NOW - GOOD_RUN, finished_at: NOW, ..exit(1, 0) };
         assert_eq!(count_failure(Some(4), container, &long), 1);
     }

@@ -298,5 +298,10 @@ pub fn ready_starts(pod: &Object) -> BTreeMap<String, u32> {
         .collect()
 }
 
+/// Whether what [`read_back`] found at `now` ran when the machine ended: it did not fail.
+pub fn ended_with_machine(state: &ContainerState, now: i64) -> bool {
+    state.exit.as_ref().is_some_and(|e| e.finished_at == now)
+}
+
 #[cfg(test)]
 mod tests;

@@ -123,6 +123,9 @@ impl<R: PodRuntime, N: PodNetwork> Worker<R, N> {
             let known = states.borrow().containers.clone();
             worker.containers.retain(|name, _| !known.contains_key(name));
         }
+        // A machine that starts anew starts its pods at once.
+        let ended = worker.containers.iter().filter(|(_, c)| status::ended_with_machine(c, now));
+        worker.failures = ended.map(|(name, _)| (name.clone(), 0)).collect();
         worker.take(object);
         worker.publish();
         worker.shared.directory.put(&worker.namespace, &worker.name, worker.entry());

@@ -147,9 +147,12 @@ fn after_a_restart_of_the_machine_the_stored_status_tells_what_was() {
     let back = read_back(&stored, T + 9000);
     let exit = back["c"].exit.clone().unwrap();
     assert_eq!((back["c"].attempt, exit.code, exit.started_at, exit.finished_at), (3, 137, T, T + 9000));
+    assert!(ended_with_machine(&back["c"], T + 9000));
     let missing = Exit { not_started: Some("why".into()), ..self::exit(128) };
     let want = status(&pod(), RestartPolicy::Always, Some(ended(missing.clone())), true);
     stored.0.insert("status".into(), want);
-    assert_eq!(read_back(&stored, T)["c"].exit, Some(missing));
+    let back = read_back(&stored, T + 9000);
+    assert!(!ended_with_machine(&back["c"], T + 9000));
+    assert_eq!(back["c"].exit, Some(missing));
     assert!(read_back(&pod(), T).is_empty());
 }
