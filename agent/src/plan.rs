@@ -75,6 +75,8 @@ pub struct ServicePort {
     pub affinity: Option<u32>,
     /// Pod addresses and ports.
     pub endpoints: BTreeSet<(Ipv4Addr, u16)>,
+    /// Those that get nothing new and still serve while they end: what they have, they keep.
+    pub draining: BTreeSet<(Ipv4Addr, u16)>,
 }
 
 /// All ports of one service. A headless service or an ExternalName has none.
@@ -101,22 +103,26 @@ pub fn plan_service(service: &Service, slices: &[&EndpointSlice]) -> ServicePlan
         else {
             continue;
         };
-        let endpoints =
-            endpoints(slices, port.name.as_deref().unwrap_or(""), proto, port.target_port.as_ref(), number);
+        let name = port.name.as_deref().unwrap_or("");
+        let (endpoints, draining) = endpoints(slices, name, proto, port.target_port.as_ref(), number);
         let node_port = port.node_port.and_then(|p| u16::try_from(p).ok()).filter(|p| *p != 0);
-        plan.ports.push(ServicePort { cluster_ip, proto, port: number, node_port, affinity, endpoints });
+        let port = ServicePort { cluster_ip, proto, port: number, node_port, affinity, endpoints, draining };
+        plan.ports.push(port);
     }
     plan
 }
 
+type Pods = BTreeSet<(Ipv4Addr, u16)>;
+
+/// The pods that get what is new, and those that only keep what they have.
 fn endpoints(
     slices: &[&EndpointSlice],
     name: &str,
     proto: Proto,
     target: Option<&IntOrString>,
     port: u16,
-) -> BTreeSet<(Ipv4Addr, u16)> {
-    let (mut ready, mut draining) = (BTreeSet::new(), BTreeSet::new());
+) -> (Pods, Pods) {
+    let (mut ready, mut draining) = (Pods::new(), Pods::new());
     for slice in slices.iter().filter(|s| s.address_type == "IPv4") {
         let matching = slice.ports.iter().flatten().find(|p| {
             p.name.as_deref().unwrap_or("") == name && Proto::parse(p.protocol.as_deref()) == Some(proto)
@@ -141,7 +147,7 @@ fn endpoints(
             }
         }
     }
-    if ready.is_empty() { draining } else { ready }
+    if ready.is_empty() { (draining, Pods::new()) } else { (ready, draining) }
 }
 
 #[cfg(test)]

@@ -313,6 +313,12 @@ fn flows_follow_their_endpoints_and_established_connections_stay() -> anyhow::Re
         })?;
         let before: Vec<_> = flows.iter().map(|f| f.ask().unwrap().server).collect();
         let connected: Vec<_> = connections.iter_mut().map(|c| c.ask().unwrap().server).collect();
+        // One that drains keeps what it has: an answer that is under way must arrive.
+        cluster.apply([&of(&cluster, &["b", "c"]).draining(&cluster, &["d"])])?;
+        assert!(before.iter().any(|s| s == "d"), "no flow to the endpoint that goes: {before:?}");
+        for (flow, was) in flows.iter().zip(&before) {
+            assert_eq!(flow.ask()?.server, *was, "while it drains");
+        }
         cluster.apply([&of(&cluster, &["b", "c"])])?;
         for (flow, was) in flows.iter().zip(&before) {
             let now = flow.ask()?.server;

@@ -44,6 +44,25 @@ struct PortState {
     node_port: Option<u16>,
     /// Stable numbers, with affinity only.
     numbers: BTreeMap<Pod, u16>,
+    /// Serve while they end, and get nothing new.
+    draining: BTreeSet<Pod>,
+}
+
+impl PortState {
+    fn new(id: Id) -> Self {
+        PortState {
+            id,
+            slots: Vec::new(),
+            node_port: None,
+            numbers: BTreeMap::new(),
+            draining: BTreeSet::new(),
+        }
+    }
+
+    /// Whom flows may lead to.
+    fn serving(&self) -> BTreeSet<Pod> {
+        self.slots.iter().chain(&self.draining).copied().collect()
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -75,9 +94,7 @@ impl Ruleset {
                 && !by_id.contains_key(id)
             {
                 keys.insert((*ip, *proto, *port), *id);
-                let empty =
-                    PortState { id: *id, slots: Vec::new(), node_port: None, numbers: BTreeMap::new() };
-                by_id.insert(*id, empty);
+                by_id.insert(*id, PortState::new(*id));
             }
         }
         // A slot is worth keeping only where all before it are known, too; the order of keys sees to that.
@@ -159,7 +176,7 @@ impl Ruleset {
         self.services.values().flat_map(|a| a.elements.clone()).collect()
     }
 
-    /// The endpoints that UDP flows to an address may be translated to; `None` if no service has the address.
+    /// The endpoints that UDP flows to an address may be translated to, those that are draining included; `None` if no service has the address.
     pub fn udp_endpoints(&self, address: UdpAddress) -> Option<BTreeSet<(Ipv4Addr, u16)>> {
         let key = match address {
             UdpAddress::Service(ip, port) => Key::Service(ip, Proto::Udp, port),
@@ -170,7 +187,7 @@ impl Ruleset {
             UdpAddress::Service(..) => key == Key::Service(*ip, *proto, *port),
             UdpAddress::NodePort(n) => *proto == Proto::Udp && state.node_port == Some(n),
         });
-        Some(port?.1.slots.iter().copied().collect())
+        Some(port?.1.serving())
     }
 
     /// Counts of slots and seconds of all service ports with affinity.
@@ -226,7 +243,8 @@ impl Ruleset {
         if let Some(n) = node_port {
             out.elements.insert(Key::NodePort(port.proto, n), value);
         }
-        out.ports.insert(id_key, PortState { id, slots, node_port, numbers });
+        let draining = port.draining.clone();
+        out.ports.insert(id_key, PortState { id, slots, node_port, numbers, draining });
     }
 
     /// Takes an address for a service, unless another has it: then the other keeps it.
@@ -289,9 +307,7 @@ fn stale(before: &Ports<'_>, after: &Ports<'_>) -> BTreeSet<UdpAddress> {
         let (old, new) = (before.get(key), after.get(key));
         let lost = match (old, new) {
             (Some(old), Some(new)) => {
-                let kept: BTreeSet<&Pod> = new.slots.iter().collect();
-                old.slots.is_empty() != new.slots.is_empty()
-                    || old.slots.iter().any(|pod| !kept.contains(pod))
+                old.slots.is_empty() != new.slots.is_empty() || !old.serving().is_subset(&new.serving())
             }
             _ => true,
         };

@@ -29,6 +29,7 @@ fn plan(service: u8, affinity: Option<u32>, endpoints: &[u8]) -> ServicePlan {
             node_port: Some(30000 + u16::from(service)),
             affinity,
             endpoints: endpoints.iter().map(|e| pod(*e)).collect(),
+            draining: [].into(),
         }],
     }
 }
@@ -123,6 +124,16 @@ fn removing_an_endpoint_fills_the_hole_and_names_what_is_stale() {
     assert_eq!(changes.ops.len(), 7);
     let stale = [UdpAddress::Service(Ipv4Addr::new(10, 96, 0, 1), 80), UdpAddress::NodePort(30001)];
     assert_eq!(changes.stale_udp, BTreeSet::from(stale));
+    // One that drains keeps its flows, and loses them when it is gone.
+    let with = |endpoints: &[u8], draining: &[u8]| {
+        let mut plan = plan(1, None, endpoints);
+        plan.ports[0].draining = draining.iter().map(|n| pod(*n)).collect();
+        [(key(1), Some(plan))]
+    };
+    assert_eq!(rules.update(&with(&[1, 3], &[4])).stale_udp, BTreeSet::new());
+    assert_eq!(rules.udp_endpoints(stale[1]), Some([1, 3, 4].map(pod).into()));
+    assert_eq!(rules.update(&with(&[1, 3], &[])).stale_udp, BTreeSet::from(stale));
+    assert_eq!(rules.update(&with(&[1, 3, 4], &[])).stale_udp, BTreeSet::new());
     // One more endpoint makes no flow wrong.
     let changes = rules.update(&[(key(1), Some(plan(1, None, &[1, 2, 3, 4])))]);
     assert_eq!(changes.stale_udp, BTreeSet::new());
@@ -143,4 +154,27 @@ fn an_address_may_move_between_services_in_one_batch() {
     assert_eq!(rules.udp_endpoints(UdpAddress::NodePort(30001)), Some([2, 3].map(pod).into()));
     apply(&mut kernel, &rules.update(&[(key(0), None)]).ops);
     assert_eq!(kernel, rules.elements());
+}
+
+#[test]
+fn who_ends_and_still_serves_keeps_what_it_has_and_gets_more_only_when_nobody_else_is_there() {
+    let service =
+        serde_json::json!({"spec": {"clusterIP": "10.96.0.1", "ports": [{"port": 80, "protocol": "UDP"}]}});
+    let service: Service = serde_json::from_value(service).unwrap();
+    let endpoint = |n: u8, ready: bool, serving: bool| {
+        serde_json::json!({"addresses": [pod(n).0.to_string()],
+            "conditions": {"ready": ready, "serving": serving, "terminating": !ready}})
+    };
+    let planned = |endpoints: &[serde_json::Value]| {
+        let slice = serde_json::json!({"addressType": "IPv4", "endpoints": endpoints,
+            "ports": [{"name": "", "port": 8080, "protocol": "UDP"}]});
+        let slice: EndpointSlice = serde_json::from_value(slice).unwrap();
+        let port = plan_service(&service, &[&slice]).ports.remove(0);
+        (port.endpoints, port.draining)
+    };
+    let (ready, ending, ended) =
+        (endpoint(1, true, true), endpoint(2, false, true), endpoint(3, false, false));
+    let set = |pods: &[u8]| pods.iter().map(|n| pod(*n)).collect::<BTreeSet<_>>();
+    assert_eq!(planned(&[ready, ending.clone(), ended.clone()]), (set(&[1]), set(&[2])));
+    assert_eq!(planned(&[ending, ended]), (set(&[2]), set(&[])));
 }

@@ -133,6 +133,7 @@ mod tests {
             node_port: Some(*n),
             affinity: None,
             endpoints: [].into(),
+            draining: [].into(),
         };
         ServicePlan { ports: node_ports.iter().map(port).collect() }
     }

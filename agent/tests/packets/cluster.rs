@@ -40,13 +40,15 @@ pub struct Service {
     pub node_port: Option<u16>,
     pub affinity: Option<u32>,
     pub endpoints: BTreeSet<(Ipv4Addr, u16)>,
+    pub draining: BTreeSet<(Ipv4Addr, u16)>,
 }
 
 impl Service {
     pub fn new(number: u16) -> Self {
         let [high, low] = number.to_be_bytes();
         let ip = Ipv4Addr::new(10, 96, 1 + high, low);
-        Service { number, ip, node_port: None, affinity: None, endpoints: BTreeSet::new() }
+        let none = BTreeSet::new();
+        Service { number, ip, node_port: None, affinity: None, endpoints: none.clone(), draining: none }
     }
 
     pub fn node_port(self, node_port: u16) -> Self {
@@ -59,6 +61,10 @@ impl Service {
 
     pub fn endpoints(self, cluster: &Cluster, pods: &[&str]) -> Self {
         Service { endpoints: pods.iter().map(|p| (cluster.ip(p), POD_PORT)).collect(), ..self }
+    }
+
+    pub fn draining(self, cluster: &Cluster, pods: &[&str]) -> Self {
+        Service { draining: pods.iter().map(|p| (cluster.ip(p), POD_PORT)).collect(), ..self }
     }
 
     pub fn address(&self) -> (Ipv4Addr, u16) {
@@ -77,6 +83,7 @@ impl Service {
             node_port: self.node_port,
             affinity: self.affinity,
             endpoints: self.endpoints.clone(),
+            draining: self.draining.clone(),
         };
         ServicePlan { ports: vec![port(Proto::Tcp), port(Proto::Udp)] }
     }
