@@ -1,6 +1,6 @@
 //! Facts about a pod that several controllers read.
 
-use std::time::Duration;
+use std::{net::Ipv4Addr, time::Duration};
 
 use jiff::Timestamp;
 use minisvc_proto::Object;
@@ -40,9 +40,11 @@ pub fn node(pod: &Object) -> Option<&str> {
     pod.str_at("/spec/nodeName").filter(|n| !n.is_empty())
 }
 
-/// Its address.
+/// Its address, if it is one that a slice may hold: a node that writes rubbish must not keep the endpoints of other nodes out.
 pub fn ip(pod: &Object) -> Option<&str> {
-    pod.str_at("/status/podIP").filter(|ip| !ip.is_empty())
+    let usable =
+        |ip: Ipv4Addr| !(ip.is_unspecified() || ip.is_loopback() || ip.is_link_local() || ip.is_multicast());
+    pod.str_at("/status/podIP").filter(|text| text.parse().is_ok_and(usable))
 }
 
 /// The number of the container port with this name and protocol.

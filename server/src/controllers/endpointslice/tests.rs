@@ -65,6 +65,22 @@ fn a_slice_says_what_its_pod_does() {
 }
 
 #[test]
+fn an_address_that_no_slice_may_hold_keeps_nobody_else_out() {
+    let mut pods = vec![web_pod("good", true, 8080)];
+    for (i, ip) in
+        ["rubbish", "127.0.0.1", "169.254.169.254", "0.0.0.0", "224.0.0.1", "fd00::1", ""].iter().enumerate()
+    {
+        let mut p = web_pod(&format!("bad-{i}"), true, 8080);
+        p.status_mut().insert("podIP".into(), (*ip).into());
+        pods.push(p);
+    }
+    let slices = converge(&web(), &pods, &[]);
+    let endpoints = slices[0].pointer("/endpoints").and_then(Value::as_array).unwrap();
+    assert_eq!((slices.len(), endpoints.len()), (1, 1), "{endpoints:?}");
+    assert_eq!(endpoints[0]["targetRef"]["name"], "good");
+}
+
+#[test]
 fn conditions_follow_readiness_deletion_and_publishing() {
     for (ready, terminating, publish, expected) in [
         (true, false, false, (true, true)),
