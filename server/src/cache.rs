@@ -14,6 +14,7 @@ use bytes::Bytes;
 use minisvc_proto::{Object, ObjectKey, Resource, Revision, resource::RESOURCES, watch::EventType};
 use serde::Serialize;
 use tokio::sync::watch as latest;
+use tokio_util::sync::CancellationToken;
 
 use crate::store::{Change, CommitError, Committed, Key, Store, Txn, Versioned};
 
@@ -111,6 +112,7 @@ pub struct Cache {
     store: Arc<dyn Store>,
     state: Mutex<State>,
     revision: latest::Sender<Revision>,
+    ended: CancellationToken,
 }
 
 #[derive(Default)]
@@ -163,8 +165,13 @@ impl Cache {
             };
             state.objects.entry(id.resource).or_default().insert(place(&id), entry);
         }
-        let cache =
-            Arc::new(Cache { store, state: Mutex::new(state), revision: latest::Sender::new(revision) });
+        let ended = CancellationToken::new();
+        let cache = Arc::new(Cache {
+            store,
+            state: Mutex::new(state),
+            revision: latest::Sender::new(revision),
+            ended: ended.clone(),
+        });
         let follower = Arc::downgrade(&cache);
         tokio::spawn(async move {
             let mut some = Vec::new();
@@ -173,6 +180,7 @@ impl Cache {
                 let Some(cache) = follower.upgrade() else { return };
                 cache.apply(some.drain(..));
             }
+            ended.cancel();
         });
         Ok(cache)
     }
@@ -192,6 +200,11 @@ impl Cache {
         let revision = state.revision;
         drop(state);
         self.revision.send_replace(revision);
+    }
+
+    /// Cancelled when the store takes no more writes.
+    pub fn ended(&self) -> CancellationToken {
+        self.ended.clone()
     }
 
     /// Changes with every revision that reads see.

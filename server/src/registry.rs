@@ -130,6 +130,11 @@ impl Registry {
         self.cache.revisions()
     }
 
+    /// Cancelled when the store takes no more writes.
+    pub fn store_ended(&self) -> tokio_util::sync::CancellationToken {
+        self.cache.ended()
+    }
+
     /// Creates the object at a collection; `target.namespace` and the object's own must agree.
     pub async fn create(
         &self,

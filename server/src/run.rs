@@ -172,6 +172,7 @@ impl Server {
         // The end of a part ends the others with it.
         let shutdown = shutdown.child_token();
         let mut parts = controllers::start(self.registry.clone(), progress.clone(), shutdown.clone());
+        let store_ended = self.registry.store_ended();
         let edge =
             Edge { registry: self.registry, progress, agents: self.agents, shutdown: shutdown.clone() };
         let router = http::router(Arc::new(edge));
@@ -179,6 +180,12 @@ impl Server {
         let mut serving = pin!(serving);
         let broken = tokio::select! {
             () = serving.as_mut() => None,
+            // After an error of the disk only a new start knows what is on it.
+            () = store_ended.cancelled() => {
+                shutdown.cancel();
+                serving.await;
+                Some(ServerError::Ended("the store".into()))
+            }
             Some(ended) = parts.join_next() => {
                 let early = !shutdown.is_cancelled();
                 shutdown.cancel();

@@ -97,6 +97,7 @@ pub trait Store: Send + Sync + 'static {
     /// Everything there is, with the revision of the last commit. Called once, at start.
     fn load(&self) -> Result<(Revision, BTreeMap<Key, Versioned>), CommitError>;
 
-    /// Every transaction committed after this call, in order, exactly once. Called once, before the first commit.
+    /// Every transaction committed after this call, in order, exactly once. Called once, before the first commit. Ends when the
+    /// store takes no more writes.
     fn subscribe(&self) -> tokio::sync::mpsc::UnboundedReceiver<Committed>;
 }

@@ -283,6 +283,13 @@ impl<S: Sync> Committer<S> {
     }
 }
 
+/// However it ends, a panic of sled's included: the end of what is subscribed says so.
+impl<S> Drop for Committer<S> {
+    fn drop(&mut self) {
+        *self.subscriber.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
 fn refuse(refused: Vec<(CommitError, oneshot::Sender<Result<Revision, CommitError>>)>) {
     for (error, answer) in refused {
         // A writer that went away needs no answer.
