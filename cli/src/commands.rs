@@ -22,6 +22,7 @@ mod version;
 mod wait;
 mod watching;
 
+use anyhow::Context as _;
 use minisvc_proto::{
     ObjectKey, Resource,
     client::{Client, Kubeconfig},
@@ -86,8 +87,8 @@ pub async fn run(global: Global, command: Command) -> Outcome {
 impl Session {
     /// By the flags and the configuration that they lead to.
     fn open(global: &Global) -> anyhow::Result<Session> {
-        let (_, config) = config::load(global.config.as_deref())?;
-        Self::with(&config, global.namespace.as_deref())
+        let (path, config) = config::load(global.config.as_deref())?;
+        Self::with(&config, global.namespace.as_deref()).with_context(|| path.display().to_string())
     }
 
     fn with(config: &Kubeconfig, asked: Option<&str>) -> anyhow::Result<Session> {

@@ -215,6 +215,20 @@ fn without_a_configuration_one_line_helps_and_kubeconfig_is_none() {
         .unwrap();
     assert_eq!(Run::of(&dry), done("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: x\n"));
 
+    let other = server.home().join("other.yaml");
+    for (text, why) in [
+        ("garbage: [", "not a kubeconfig: line 1 column 10: "),
+        ("apiVersion: v1\nkind: Config\n", "current-context: "),
+    ] {
+        fs::write(&other, text).unwrap();
+        let other = other.to_str().unwrap();
+        let got = Run::of(
+            &unconfigured(&empty).unwrap().args(["get", "pods", "--config", other]).output().unwrap(),
+        );
+        assert!(got.code == 1 && got.err.starts_with(&format!("error: {other}: {why}")), "{}", got.err);
+        assert_eq!(got.err.lines().count(), 1);
+    }
+
     let config = server.config().to_owned();
     let text = fs::read_to_string(&config).unwrap();
     drop(server);

@@ -339,6 +339,7 @@ pub fn down(args: DownArgs) -> anyhow::Result<()> {
         print(&format!("cluster \"{}\" does not run", args.name))?;
     }
     if args.purge {
+        forget_config(&paths)?;
         for dir in [&paths.data, &paths.log, &paths.run] {
             match fs::remove_dir_all(dir) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
@@ -350,6 +351,17 @@ pub fn down(args: DownArgs) -> anyhow::Result<()> {
         print(&format!("the data of cluster \"{}\" is removed", args.name))?;
     }
     Ok(())
+}
+
+/// Removes the configuration that [`place`] put where every command looks, if it is this cluster's still.
+fn forget_config(paths: &Paths) -> anyhow::Result<()> {
+    let Ok(path) = config::path(None) else { return Ok(()) };
+    match (fs::read(&path), fs::read(paths.admin_config())) {
+        (Ok(there), Ok(own)) if there == own => {
+            fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn stop(name: &str, paths: &Paths) -> anyhow::Result<()> {

@@ -125,7 +125,7 @@ impl Kubeconfig {
         serde_saphyr::from_str(text).map_err(|e| {
             let text = e.to_string();
             let line = text.lines().next().unwrap_or_default();
-            ClientError::Config(format!("not a kubeconfig: {line}"))
+            ClientError::Config(format!("not a kubeconfig: {}", line.trim_start_matches("error: ")))
         })
     }
 

@@ -98,7 +98,8 @@ fn parse(media_type: &str, bytes: &[u8]) -> Result<Object, ApiError> {
             .map_err(|e| ApiError::bad_request(format!("the body is no UTF-8 text: {e}")))?;
         serde_saphyr::from_str(text).map_err(|e| {
             let text = e.to_string();
-            ApiError::bad_request(format!("the body is no YAML: {}", text.lines().next().unwrap_or("")))
+            let line = text.lines().next().unwrap_or("").trim_start_matches("error: ");
+            ApiError::bad_request(format!("the body is no YAML: {line}"))
         })?
     } else {
         serde_json::from_slice(bytes).map_err(not_json)?

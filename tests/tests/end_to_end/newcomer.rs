@@ -104,4 +104,8 @@ fn what_up_prints_can_be_pasted_as_it_is() {
     }
     // The last one was `down`.
     assert!(cluster.stop().ok().contains("does not run"));
+    let config = cluster.home().join("XDG_CONFIG_HOME/minisvc/config");
+    assert!(config.exists());
+    cluster.run(&["down", "--purge", "--name", cluster.name()]).ok();
+    assert!(!config.exists(), "the key of a cluster that is no more");
 }
