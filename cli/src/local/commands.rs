@@ -331,7 +331,11 @@ async fn free_port_for_hints(api: &Client) -> u16 {
 
 /// Stops a cluster and waits until nothing of it is left.
 pub fn down(args: DownArgs) -> anyhow::Result<()> {
-    let paths = Paths::of(&args.name, args.data_dir.as_deref())?;
+    let mut paths = Paths::of(&args.name, args.data_dir.as_deref())?;
+    // A cluster that ran knows best where its data lies.
+    if let (Some(dir), None) = (State::read(&paths).and_then(|s| s.data), &args.data_dir) {
+        paths.data = dir;
+    }
     let known = paths.run.is_dir();
     if known {
         stop(&args.name, &paths)?;
@@ -340,15 +344,13 @@ pub fn down(args: DownArgs) -> anyhow::Result<()> {
     }
     if args.purge {
         forget_config(&paths)?;
-        for dir in [&paths.data, &paths.log, &paths.run] {
-            match fs::remove_dir_all(dir) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(e).with_context(|| format!("cannot remove {}", dir.display()));
-                }
-                _ => {}
-            }
-        }
-        print(&format!("the data of cluster \"{}\" is removed", args.name))?;
+        let had_data = paths.purge()?;
+        let (name, dir) = (&args.name, paths.data.display());
+        print(&if had_data {
+            format!("the data of cluster \"{name}\" in {dir} is removed")
+        } else {
+            format!("there is no data of cluster \"{name}\" in {dir}")
+        })?;
     }
     Ok(())
 }

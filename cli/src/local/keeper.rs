@@ -52,7 +52,7 @@ pub fn run(args: &UpArgs, paths: &Paths) -> anyhow::Result<()> {
     clean_run_dir(paths)?;
     // Before the room exists: a port that is taken is one clear line and leaves nothing behind.
     free_port(args.api_port)?;
-    State::of_this_process(args.api_port, args.nodes, None)?.write(paths)?;
+    State::of_this_process(args, paths, None)?.write(paths)?;
     isolate()?;
     let mut mask = SigSet::empty();
     for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
@@ -85,7 +85,7 @@ pub fn isolate() -> anyhow::Result<()> {
 fn keep(args: &UpArgs, paths: &Paths, signals: &SignalFd) -> anyhow::Result<()> {
     let mut room = stage(args, paths, Stage::Room, &[])?;
     let mut room = room.stdin(Stdio::piped()).spawn().context("cannot start the room")?;
-    State::of_this_process(args.api_port, args.nodes, Some(room.id()))?.write(paths)?;
+    State::of_this_process(args, paths, Some(room.id()))?.write(paths)?;
     let mut relay: Option<Child> = None;
     let mut relay_due = Some(Instant::now());
     let up = std::io::stdin();

@@ -55,6 +55,27 @@ impl Paths {
         }
     }
 
+    /// Removes everything, and says whether there was data. What else lies in a data directory that the user chose stays.
+    pub fn purge(&self) -> anyhow::Result<bool> {
+        let mut data = Vec::new();
+        for entry in std::fs::read_dir(&self.data).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            if name == "server" || name.to_string_lossy().starts_with("node-") {
+                data.push(entry.path());
+            }
+        }
+        for dir in data.iter().chain([&self.log, &self.run]) {
+            match std::fs::remove_dir_all(dir) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    return Err(e).with_context(|| format!("cannot remove {}", dir.display()));
+                }
+                _ => {}
+            }
+        }
+        let _ = std::fs::remove_dir(&self.data);
+        Ok(!data.is_empty())
+    }
+
     /// The file whose lock says that the cluster runs.
     pub fn lock(&self) -> PathBuf {
         self.run.join("lock")
@@ -109,6 +130,23 @@ mod tests {
 
     fn with(vars: &[(&str, &str)], root: bool) -> anyhow::Result<Paths> {
         resolve("c", root, 1000, |k| vars.iter().find(|(n, _)| *n == k).map(|(_, v)| v.into()))
+    }
+
+    #[test]
+    fn a_purge_leaves_what_is_not_ours() {
+        let home = tempfile::tempdir().unwrap();
+        let at = |name: &str| home.path().join(name);
+        let paths = Paths { data: at("data"), run: at("run"), log: at("log") };
+        assert!(!paths.purge().unwrap());
+        paths.create().unwrap();
+        std::fs::create_dir(at("data/server")).unwrap();
+        std::fs::create_dir(at("data/node-1")).unwrap();
+        std::fs::write(at("data/letter"), "dear").unwrap();
+        assert!(paths.purge().unwrap());
+        assert!(!at("data/server").exists() && !at("data/node-1").exists() && !at("run").exists());
+        assert!(at("data/letter").exists());
+        std::fs::remove_file(at("data/letter")).unwrap();
+        assert!(!paths.purge().unwrap() && !at("data").exists());
     }
 
     #[test]

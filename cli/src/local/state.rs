@@ -4,13 +4,14 @@ use std::{
     fs::{File, OpenOptions},
     io::{Read, Write},
     os::unix::fs::OpenOptionsExt,
+    path::PathBuf,
 };
 
 use anyhow::Context;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
-use super::paths::Paths;
+use super::{args::UpArgs, paths::Paths};
 
 /// What the keeper writes about itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +26,9 @@ pub struct State {
     pub api_port: u16,
     /// How many nodes.
     pub nodes: u8,
+    /// Where the data lies. What a version wrote that did not say so is read all the same: `down` must find the keeper.
+    #[serde(default)]
+    pub data: Option<PathBuf>,
 }
 
 /// A process, told apart from a later one that got the same id.
@@ -68,11 +72,11 @@ pub fn try_lock(paths: &Paths) -> anyhow::Result<Option<Flock<File>>> {
 
 impl State {
     /// The state of this process, which keeps a cluster, and of its room's first process.
-    pub fn of_this_process(api_port: u16, nodes: u8, room_pid: Option<u32>) -> anyhow::Result<State> {
+    pub fn of_this_process(args: &UpArgs, paths: &Paths, room_pid: Option<u32>) -> anyhow::Result<State> {
         let keeper = Process::of(nix::unistd::getpid().as_raw())
             .context("/proc/self/stat cannot be read: is /proc mounted?")?;
         let room = room_pid.and_then(|pid| Process::of(i32::try_from(pid).ok()?));
-        Ok(State { keeper, room, api_port, nodes })
+        Ok(State { keeper, room, api_port: args.api_port, nodes: args.nodes, data: Some(paths.data.clone()) })
     }
 
     /// Writes the state file.
@@ -125,12 +129,23 @@ mod tests {
 
     #[test]
     fn a_state_is_alive_only_while_the_same_process_is() {
-        let mut state = State::of_this_process(1, 3, None).unwrap();
+        let keeper = Process::of(nix::unistd::getpid().as_raw()).unwrap();
+        let mut state = State { keeper, room: None, api_port: 1, nodes: 3, data: None };
         assert!(state.alive());
         state.keeper.start_time += 1;
         assert!(!state.alive());
         state.room = Process::of(state.keeper.pid);
         assert!(state.alive());
+    }
+
+    #[test]
+    fn what_an_earlier_version_wrote_is_understood() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths { data: dir.path().into(), run: dir.path().into(), log: dir.path().into() };
+        let text =
+            r#"{"pid": 7, "startTime": 8, "room": {"pid": 9, "startTime": 10}, "apiPort": 7443, "nodes": 3}"#;
+        std::fs::write(paths.state(), text).unwrap();
+        assert_eq!(State::read(&paths).unwrap().keeper, Process { pid: 7, start_time: 8 });
     }
 
     #[test]

@@ -217,5 +217,5 @@ pub fn last_line(log: &std::path::Path) -> String {
     let text = fs::read_to_string(log).unwrap_or_default();
     let error = text.lines().rfind(|l| l.starts_with("error"));
     let line = error.or_else(|| text.lines().rfind(|l| !l.trim().is_empty())).unwrap_or("it wrote no log");
-    format!("{line} (log: {})", log.display())
+    format!("{} (log: {})", line.trim_start_matches("error: "), log.display())
 }
