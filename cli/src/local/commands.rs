@@ -369,16 +369,13 @@ fn forget_config(paths: &Paths) -> anyhow::Result<()> {
 fn stop(name: &str, paths: &Paths) -> anyhow::Result<()> {
     let end = Instant::now() + GONE;
     let (mut ran, mut asked) = (false, false);
-    let mut known: Option<State> = None;
     loop {
         let lock = try_lock(paths)?;
-        // The keeper removes the file before it is gone itself, and a room outlives a keeper that was killed by a moment.
-        known = State::read(paths).or(known);
-        let state = known.clone().filter(State::alive);
+        // A keeper drops the lock before it is gone itself, and a room outlives a keeper that was killed by a moment.
+        let state = State::read(paths).filter(State::alive);
         // Also a room that outlived its keeper ran.
         ran |= lock.is_none() || state.is_some();
         if lock.is_some() && state.is_none() {
-            let _ = fs::remove_file(paths.state());
             let how = if ran { "is down" } else { "does not run" };
             return print(&format!("cluster \"{name}\" {how}"));
         }

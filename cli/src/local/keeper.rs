@@ -60,9 +60,8 @@ pub fn run(args: &UpArgs, paths: &Paths) -> anyhow::Result<()> {
     }
     mask.thread_block()?;
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
-    let result = keep(args, paths, &signals);
-    let _ = fs::remove_file(paths.state());
-    result
+    // The state file stays: whoever comes next sees by it when this process is really gone, and where the data lies.
+    keep(args, paths, &signals)
 }
 
 /// A new process-id namespace for the children, below a new user namespace for those who are not root.

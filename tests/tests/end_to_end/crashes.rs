@@ -70,8 +70,7 @@ fn an_up_that_ends_before_the_cluster_is_ready_leaves_none() {
         let (done, ended) = std::sync::mpsc::channel();
         std::thread::spawn(move || done.send(lock.lock()));
         ended.recv_timeout(Duration::from_secs(30)).expect("the keeper ends within 30 s").unwrap();
-        let down = cluster.stop().ok();
-        assert!(down.contains("does not run"), "{signal}: {down}");
+        cluster.stop().ok();
         assert_eq!(cluster.left_of(&footprint), Vec::<String>::new(), "{signal}");
     }
 }
