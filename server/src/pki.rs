@@ -122,6 +122,12 @@ impl Issued {
     }
 }
 
+/// The name in a node's certificate, by which the server knows the node's API. Below a domain of its own: a node may be called like
+/// the API server's machine, and its certificate must not serve to pose as that.
+pub fn node_tls_name(node: &str) -> String {
+    format!("{node}.nodes.minisvc.internal")
+}
+
 /// The CA.
 pub struct Pki {
     issuer: Issuer<'static, KeyPair>,
@@ -210,7 +216,7 @@ impl Pki {
         let user = format!("{NODE_PREFIX}{node}");
         let usages = [ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
         let mut params = leaf(&user, Some(NODES), &usages);
-        params.subject_alt_names.push(dns_name(node.as_str())?);
+        params.subject_alt_names.push(dns_name(&node_tls_name(node.as_str()))?);
         self.sign(&user, params)
     }
 

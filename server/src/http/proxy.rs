@@ -31,6 +31,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::sync::CancellationToken;
 
 use super::{Edge, query::Query};
+use crate::pki::node_tls_name;
 
 /// The port of the agents' API, of a node that names no other.
 const AGENT_PORT: u16 = 10250;
@@ -231,7 +232,7 @@ async fn connect(
     node: &str,
     address: SocketAddr,
 ) -> io::Result<TlsStream<TcpStream>> {
-    let name = ServerName::try_from(node.to_owned()).map_err(io::Error::other)?;
+    let name = ServerName::try_from(node_tls_name(node)).map_err(io::Error::other)?;
     let tcp = TcpStream::connect(address).await?;
     tcp.set_nodelay(true)?;
     TlsConnector::from(tls.clone()).connect(name, tcp).await

@@ -48,6 +48,22 @@ fn the_ca_outlives_restarts_and_the_servers_certificate_follows_its_addresses() 
 }
 
 #[test]
+fn a_node_cannot_pose_as_the_api_server_whatever_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let pki = open(dir.path());
+    let node = pki.issue_node(&"localhost".parse().unwrap()).unwrap();
+    let posing = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(node.chain(), node.private_key())
+        .unwrap();
+    let client = || pki.client_config_for_agents().unwrap();
+    assert!(handshake(client(), "localhost", posing.clone()).is_err());
+    assert!(handshake(client(), &node_tls_name("localhost"), posing).is_ok());
+}
+
+#[test]
 fn a_kubeconfig_is_read_by_the_client() {
     let dir = tempfile::tempdir().unwrap();
     let pki = open(dir.path());

@@ -233,7 +233,7 @@ async fn ask(port: u16, credentials: &Credentials, identity: bool) -> String {
         builder.with_no_client_auth()
     };
     let tcp = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-    let name = ServerName::try_from("node-1").unwrap();
+    let name = ServerName::try_from("node-1.nodes.minisvc.internal").unwrap();
     let mut stream = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap();
     let request = "GET /logs/default/web/c HTTP/1.1\r\nHost: node-1\r\nConnection: close\r\n\r\n";
     stream.write_all(request.as_bytes()).await.unwrap();
