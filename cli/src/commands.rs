@@ -23,11 +23,7 @@ mod wait;
 mod watching;
 
 use anyhow::Context as _;
-use minisvc_proto::{
-    ObjectKey, Resource,
-    client::{Client, Kubeconfig},
-    path::Target,
-};
+use minisvc_proto::{ObjectKey, Resource, client::Client, path::Target};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -88,18 +84,23 @@ impl Session {
     /// By the flags and the configuration that they lead to.
     fn open(global: &Global) -> anyhow::Result<Session> {
         let (path, config) = config::load(global.config.as_deref())?;
-        Self::with(&config, global.namespace.as_deref()).with_context(|| path.display().to_string())
-    }
-
-    fn with(config: &Kubeconfig, asked: Option<&str>) -> anyhow::Result<Session> {
-        let namespace = match asked {
-            Some(namespace) => namespace.to_owned(),
-            None => config.context()?.namespace.clone().unwrap_or_else(|| "default".into()),
-        };
+        let in_file = || path.display().to_string();
+        let asked = global.namespace.as_deref();
+        let default = config.context().with_context(in_file)?.namespace.as_deref().unwrap_or("default");
+        let namespace = asked.unwrap_or(default);
         // It becomes part of a path.
-        minisvc_proto::names::check_dns_label(&namespace)
-            .map_err(|e| anyhow::anyhow!("--namespace: \"{namespace}\": {e}"))?;
-        Ok(Session { client: Client::from_kubeconfig(config)?, namespace, enforced: asked.is_some() })
+        if let Err(rule) = minisvc_proto::names::check_dns_label(namespace) {
+            let fault = anyhow::anyhow!("namespace: \"{namespace}\": {rule}");
+            return Err(match asked {
+                Some(_) => anyhow::anyhow!("--{fault}"),
+                None => fault.context(in_file()),
+            });
+        }
+        Ok(Session {
+            client: Client::from_kubeconfig(&config).with_context(in_file)?,
+            namespace: namespace.to_owned(),
+            enforced: asked.is_some(),
+        })
     }
 
     fn key(&self, resource: &'static Resource, name: &str) -> ObjectKey {
