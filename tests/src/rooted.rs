@@ -6,9 +6,13 @@
     reason = "a test kit: what cannot go on fails the test here"
 )]
 
-use std::{path::PathBuf, process::Command, time::Duration};
+use std::{fs, path::PathBuf, process::Command, time::Duration};
 
 use minisvc_agent::sys::process::in_user_namespace;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 use crate::binary::minisvc;
 
@@ -19,6 +23,7 @@ const HANGS: Duration = Duration::from_mins(1);
 /// again. `name` is the test's path as the harness knows it.
 pub fn as_root(name: &str, test: impl AsyncFnOnce(PathBuf)) {
     let home = tempfile::tempdir().unwrap();
+    let _shims = Shims(home.path().to_path_buf());
     if nix::unistd::geteuid().is_root() {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build().unwrap();
@@ -39,4 +44,43 @@ pub fn as_root(name: &str, test: impl AsyncFnOnce(PathBuf)) {
         "{told}{}",
         String::from_utf8_lossy(&output.stderr)
     );
+}
+
+/// The shims of the pods below a directory. A test that fails leaves them running: they end here, and their pods with them.
+struct Shims(PathBuf);
+
+impl Drop for Shims {
+    fn drop(&mut self) {
+        let below = self.0.as_os_str().as_encoded_bytes();
+        for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let Some(pid) = process.file_name().to_str().and_then(|n| n.parse().ok()) else { continue };
+            let command = fs::read(process.path().join("cmdline")).unwrap_or_default();
+            let words: Vec<&[u8]> = command.split(|b| *b == 0).collect();
+            if words.contains(&&b"shim"[..]) && words.iter().any(|w| w.starts_with(below)) {
+                // One that ended by itself meanwhile needs no signal.
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_test_leaves_no_shim() {
+        let home = tempfile::tempdir().unwrap();
+        // Stands for a shim: what counts is its command line.
+        let dir = home.path().join("run/pods/1");
+        let mut child = Command::new("sh")
+            .args(["-c", "read forever", "shim", "--dir"])
+            .arg(&dir)
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(Shims(home.path().to_path_buf()));
+        let status = child.wait().unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
+    }
 }
