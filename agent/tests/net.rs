@@ -99,7 +99,10 @@ fn pods_reach_each_other_across_nodes_and_a_second_attach_changes_nothing() -> a
         // Attach again, by another agent: the link is the same one, and a connection through it goes on.
         let mut open = pods[0].enter(|| Ok(Connection::open((ips[2], 8080))?))?;
         let before = link_index(&nodes[0], link_of(&pods[0]).as_str())?;
+        // One at a time owns a node's routes.
+        drop(net1);
         let again = nodes[0].block_on(async || Ok(Net::start(config(1)).await?))?;
+        nodes[0].block_on(async || Ok(again.set_routes(vec![route(1), route(2)]).await?))?;
         attach(&nodes[0], &again, &pods[0], ips[0])?;
         assert_eq!(link_index(&nodes[0], link_of(&pods[0]).as_str())?, before);
         assert_eq!(open.ask()?.server, "c");
