@@ -3,6 +3,7 @@
 //! Nothing here performs I/O, except behind the feature `client`.
 
 pub mod event;
+pub mod join;
 pub mod names;
 pub mod object;
 pub mod path;
