@@ -6,8 +6,12 @@ use arc_swap::ArcSwap;
 use minisvc_proto::{
     NodeName,
     client::{Client, ClientError, Kubeconfig},
+    report::NodeReport,
 };
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -75,8 +79,13 @@ pub enum AgentError {
     MovedRange,
 }
 
-/// Runs an agent until cancelled. It leaves pods and rules as they are: the next one adopts them.
-pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(), AgentError> {
+/// Runs an agent until cancelled. It leaves pods and rules as they are: the next one adopts them. Once it is registered,
+/// `progress` gets what the node tells of itself, for whoever started the agent.
+pub async fn run(
+    config: AgentConfig,
+    progress: oneshot::Sender<watch::Receiver<NodeReport>>,
+    shutdown: CancellationToken,
+) -> Result<(), AgentError> {
     for dir in [&config.data_dir, &config.run_dir, &config.log_dir] {
         std::fs::create_dir_all(dir).map_err(|cause| AgentError::File { path: dir.clone(), cause })?;
     }
@@ -116,6 +125,8 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
     let runtime = Arc::new(LocalRuntime::new(RuntimeConfig::new(&config.run_dir))?);
 
     let readiness = Readiness::new(&[services::PART, nodes::PART, pods::PART]);
+    // Nobody has to listen.
+    let _ = progress.send(readiness.subscribe());
     let mut parts = JoinSet::new();
     let (recorder, events) = Recorder::new(client.clone(), config.node_name.clone(), shutdown.clone());
     let part = |name: &'static str, work: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| async move {

@@ -6,6 +6,7 @@ mod config;
 mod echo;
 mod local;
 mod logging;
+mod notify;
 mod output;
 
 use std::process::ExitCode;

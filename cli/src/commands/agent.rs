@@ -10,9 +10,10 @@ use clap::Args;
 use ipnet::Ipv4Net;
 use minisvc_agent::AgentConfig;
 use minisvc_proto::{NodeName, client::Kubeconfig};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use crate::args::values::port_range;
+use crate::{args::values::port_range, notify::Manager};
 
 /// Run this machine as a node of a cluster. Its credentials are the kubeconfig given by --config, as
 /// `minisvc server credentials --node NAME` prints it.
@@ -79,7 +80,14 @@ pub async fn run(config: &Path, args: AgentArgs, stop: CancellationToken) -> any
         node_port_range: args.node_port_range,
         cluster_domain: args.cluster_domain,
     };
-    Ok(minisvc_agent::run(config, stop).await?)
+    let manager = Manager::of_this_process();
+    manager.status("registering with the server");
+    let (progress, node) = oneshot::channel();
+    let work = minisvc_agent::run(config, progress, stop.clone());
+    tokio::select! {
+        ended = manager.while_running(&stop, work) => Ok(ended?),
+        never = manager.follow_node(node) => match never {},
+    }
 }
 
 /// The address of this machine from which it speaks to the server. Sends nothing.

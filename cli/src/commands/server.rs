@@ -8,13 +8,15 @@ use std::{
 use anyhow::{Context, bail};
 use minisvc_server::{
     pki::Pki,
-    run::{ServerConfig, pki_dir, run as run_server},
+    run::{self, ServerConfig, pki_dir},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     args::{Credentials, RunServer, Server, ServerWhat},
-    logging, output,
+    logging,
+    notify::Manager,
+    output,
 };
 
 /// More threads would only cost memory: the work is small and waits for the disk and the network.
@@ -44,7 +46,10 @@ fn serve(args: RunServer) -> anyhow::Result<()> {
     runtime.block_on(async {
         let stop = CancellationToken::new();
         super::cancel_on_signal(stop.clone())?;
-        Ok(run_server(config, stop).await?)
+        let manager = Manager::of_this_process();
+        let server = run::Server::open(config).await?;
+        manager.ready(&format!("serving https://{}", server.address()));
+        Ok(manager.while_running(&stop, server.serve(stop.clone())).await?)
     })
 }
 
