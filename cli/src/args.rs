@@ -4,6 +4,7 @@ mod change;
 mod create;
 mod read;
 mod server;
+mod token;
 pub mod values;
 
 use std::path::PathBuf;
@@ -11,13 +12,14 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 pub use self::{
-    change::{Cascade, Delete, Exec, NodeArgs, NodeCommand, NodeExec, Scale, Streams},
+    change::{Cascade, Delete, Exec, NodeArgs, NodeCommand, NodeExec, NodeRemove, Scale, Streams},
     create::{
         Create, CreateDeployment, CreateService, CreateWhat, DryRun, Expose, Produce, Run, ServiceFlags,
         ServiceWait,
     },
     read::{Describe, Get, KubeconfigArgs, Logs, Version, VersionFormat, Wait},
     server::{Credentials, RunServer, Server, ServerWhat},
+    token::{TokenArgs, TokenCommand, TokenCreate, TokenList, TokenRevoke},
 };
 #[cfg(target_os = "linux")]
 use crate::commands::agent::AgentArgs;
@@ -87,6 +89,8 @@ pub enum ClusterCommand {
     Exec(Exec),
     /// Work on a node
     Node(NodeArgs),
+    /// Let machines join
+    Token(TokenArgs),
     /// Wait for a condition
     Wait(Wait),
     /// Print the configuration that is used, in kubeconfig format
@@ -171,9 +175,15 @@ mod tests {
             "minisvc exec -it hello-1 -- sh -c true",
             "minisvc exec hello-1 -n blue -- curl http://hello/",
             "minisvc node exec node-2 -- curl http://10.0.0.1:30080/",
+            "minisvc node remove node-2",
+            "minisvc token create --ttl 30m --uses 3 --description rack-3",
+            "minisvc token create --ttl 0",
+            "minisvc token list",
+            "minisvc token revoke 0123456789 abcdef0123",
             "minisvc wait --for=condition=Ready pod/a --timeout=10s",
             "minisvc wait pods -l app=x --for=delete",
             "minisvc version --client -o json",
+            "minisvc server --vxlan-port 4790 --node-certificate-ttl 10s",
             "minisvc server --listen 127.0.0.1:0 --tls-san a --tls-san ::1",
             "minisvc server credentials --node node-1 --data-dir /d --server https://s:7443",
         ] {
@@ -204,6 +214,14 @@ mod tests {
             ("minisvc run x --env A -- b", "NAME=VALUE"),
             ("minisvc server --node-port-range 9-8", "30000-32767"),
             ("minisvc server --pod-cidr 10.0.0.0", "10.0.0.0"),
+            ("minisvc server --vxlan-port 0", "\"0\" is no port"),
+            ("minisvc server --node-certificate-ttl 0s", "720h would be right"),
+            ("minisvc token", "create"),
+            ("minisvc token create --uses 0", "--uses"),
+            ("minisvc token create --ttl soon", "\"soon\" is no duration"),
+            ("minisvc token create --ttl 500ms", "whole seconds"),
+            ("minisvc token revoke", "<ID>"),
+            ("minisvc node remove", "<NODE>"),
             ("minisvc server credentials", "--admin"),
             ("minisvc server credentials --admin --node n", "--node"),
         ] {

@@ -12,12 +12,14 @@ mod expose;
 mod get;
 mod logs;
 mod manifests;
+mod node;
 mod pods;
 pub mod programmed;
 mod scale;
 mod selection;
 pub mod server;
 mod terminal;
+mod token;
 mod version;
 mod wait;
 mod watching;
@@ -73,7 +75,9 @@ pub async fn run(global: Global, command: Command) -> Outcome {
         Command::Exec(args) => exec::in_pod(&Session::open(&global)?, args).await,
         Command::Node(args) => match args.command {
             NodeCommand::Exec(args) => exec::on_node(&Session::open(&global)?, args).await,
+            NodeCommand::Remove(args) => node::remove(&Session::open(&global)?, args).await,
         },
+        Command::Token(args) => token::run(&Session::open(&global)?, args.command).await,
         Command::Wait(args) => wait::run(&Session::open(&global)?, args).await,
         Command::Kubeconfig(args) => version::kubeconfig(&global, args),
         Command::Version(args) => version::run(&global, args).await,

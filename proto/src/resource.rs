@@ -117,6 +117,10 @@ resources! {
     DEPLOYMENTS = "apps" "v1" "Deployment" "deployments" "deployment" short ["deploy"] categories ["all"] Namespaced subresources ["status", "scale"];
     /// ReplicaSets.
     REPLICA_SETS = "apps" "v1" "ReplicaSet" "replicasets" "replicaset" short ["rs"] categories ["all"] Namespaced subresources ["status", "scale"];
+    /// Join tokens: what lets a machine become a node.
+    JOIN_TOKENS = "minisvc.io" "v1" "JoinToken" "jointokens" "jointoken" short [] categories [] Cluster subresources [];
+    /// Node credentials: which identity speaks for a node's name. Another one's certificate is revoked.
+    NODE_CREDENTIALS = "minisvc.io" "v1" "NodeCredential" "nodecredentials" "nodecredential" short [] categories [] Cluster subresources [];
 }
 
 /// The kind with this group, version and plural, as in a path.

@@ -7,6 +7,7 @@ mod answer;
 mod body;
 mod call;
 mod discovery;
+mod join;
 mod nodes;
 mod openapi;
 mod proxy;
@@ -25,12 +26,12 @@ use minisvc_proto::{ApiError, Reason};
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
-pub use self::access::User;
 use self::{
     access::Question,
     call::{Call, Verb},
     query::Query,
 };
+pub use self::{access::User, join::Joining};
 use crate::{progress::Progress, registry::Registry};
 
 /// What the edge needs of the rest of the server.
@@ -41,6 +42,8 @@ pub struct Edge {
     pub progress: Arc<Progress>,
     /// How to speak with the agents.
     pub agents: Arc<rustls::ClientConfig>,
+    /// How machines become nodes.
+    pub joining: Joining,
     /// Ends watches and other answers without an end.
     pub shutdown: CancellationToken,
 }
@@ -77,9 +80,13 @@ async fn dispatch(edge: &Arc<Edge>, user: &User, request: Request) -> Result<Res
         // Who may see nothing does not learn which paths there are.
         Err(error) => return Err(if user.is_anonymous() { unauthorized() } else { error }),
     };
+    if let Call::Certificate(node) = &call {
+        return join::certificate(edge, user, node, request).await;
+    }
     if user.is_anonymous() && !call.is_public() {
         return Err(unauthorized());
     }
+    join::check_identity(edge, user)?;
     match call {
         Call::Health => Ok(answer::text("ok")),
         Call::Version => Ok(answer::json(&discovery::version())),
@@ -91,6 +98,12 @@ async fn dispatch(edge: &Arc<Edge>, user: &User, request: Request) -> Result<Res
         Call::NodeExec(node) => {
             access::check(user, &Question::NodeExec(&node), |_| None)?;
             proxy::node(edge, &node, &query, request).await
+        }
+        // Answered above: a token will do.
+        Call::Certificate(_) => Err(unauthorized()),
+        Call::Cluster => {
+            access::check(user, &Question::Cluster, |_| None)?;
+            Ok(answer::json(&edge.joining.cluster))
         }
         Call::Progress { namespace, name } => {
             access::check(user, &Question::Progress, |_| None)?;

@@ -4,6 +4,7 @@ pub mod alloc;
 pub mod cache;
 pub mod conditions;
 pub mod controllers;
+pub mod digest;
 pub mod http;
 pub mod patch;
 pub mod pki;

@@ -6,10 +6,11 @@ use std::{
     path::{Path, PathBuf},
     pin::pin,
     sync::Arc,
+    time::Duration,
 };
 
 use ipnet::Ipv4Net;
-use minisvc_proto::ApiError;
+use minisvc_proto::{ApiError, join::ClusterInfo};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -18,8 +19,8 @@ use crate::{
     alloc::{NodePortRange, PodRange, ServiceRange},
     cache::{self, Cache},
     controllers,
-    http::{self, Edge},
-    pki::{Pki, PkiError, files},
+    http::{self, Edge, Joining},
+    pki::{Pki, PkiError, Reached, Serving, files, issue::ADMIN_LIFETIME},
     progress::Progress,
     registry::{Ranges, Registry},
     store::sled_engine::{self, SledStore},
@@ -34,6 +35,9 @@ const CLUSTER_NAMES: [&str; 5] = [
     "kubernetes.default.svc",
     "kubernetes.default.svc.cluster.local",
 ];
+
+/// The zone of the cluster's names.
+const CLUSTER_DOMAIN: &str = "cluster.local";
 
 /// What a server needs to know.
 #[derive(Clone, Debug)]
@@ -52,6 +56,10 @@ pub struct ServerConfig {
     pub pod_cidr: Ipv4Net,
     /// First and last node port.
     pub node_port_range: (u16, u16),
+    /// UDP port of VXLAN between nodes.
+    pub vxlan_port: u16,
+    /// How long a node's certificate is good for.
+    pub node_certificate_ttl: Duration,
 }
 
 /// Why a server does not start, or ended. One clear line each.
@@ -119,6 +127,11 @@ pub fn pki_dir(data_dir: &Path) -> PathBuf {
     data_dir.join("pki")
 }
 
+/// Where the server writes how an administrator reaches it.
+pub fn admin_kubeconfig(data_dir: &Path) -> PathBuf {
+    data_dir.join("admin.kubeconfig")
+}
+
 /// Runs a server until `shutdown`.
 pub async fn run(config: ServerConfig, shutdown: CancellationToken) -> Result<(), ServerError> {
     Server::open(config).await?.serve(shutdown).await
@@ -127,7 +140,10 @@ pub async fn run(config: ServerConfig, shutdown: CancellationToken) -> Result<()
 /// A server that holds its data and its address, and serves nobody yet.
 pub struct Server {
     registry: Registry,
-    tls: rustls::ServerConfig,
+    pki: Arc<Pki>,
+    cluster: ClusterInfo,
+    certificate_ttl: Duration,
+    serving: Arc<Serving>,
     agents: Arc<rustls::ClientConfig>,
     listener: TcpListener,
     address: SocketAddr,
@@ -146,9 +162,8 @@ impl Server {
         let store = SledStore::open(&store_dir)?;
         let cache =
             Cache::open(Arc::new(store)).map_err(|cause| ServerError::Contents { path: store_dir, cause })?;
-        let (names, ips) = reached_by(&config, &ranges);
-        let pki = Pki::open(&pki_dir(&config.data_dir), &names, &ips)?;
-        let tls = pki.server_config()?;
+        let pki = Arc::new(Pki::open(&pki_dir(&config.data_dir))?);
+        let serving = pki.serving(reached_by(&config, &ranges))?;
         let agents = Arc::new(pki.client_config_for_agents()?);
         let registry = Registry::new(cache, ranges);
         // Late: whoever can connect is served.
@@ -157,8 +172,27 @@ impl Server {
         let address = listener.local_addr().map_err(failed)?;
         let advertise = SocketAddr::new(config.advertise, address.port());
         controllers::bootstrap(&registry, advertise).await.map_err(ServerError::Bootstrap)?;
+        let url = format!("https://{advertise}");
+        let kubeconfig = admin_kubeconfig(&config.data_dir);
+        let text = pki.kubeconfig(&pki.issue_admin_for(ADMIN_LIFETIME)?, &url)?;
+        files::write(&kubeconfig, text.as_bytes())
+            .map_err(|cause| PkiError::File { path: kubeconfig.clone(), cause })?;
         tracing::info!("the API is at https://{address}, its data in {}", config.data_dir.display());
-        Ok(Server { registry, tls, agents, listener, address, limits: Limits::default() })
+        tracing::info!(
+            "to add a machine: `minisvc token create --config {}` here, then there `minisvc agent --server {url} --token TOKEN`",
+            kubeconfig.display()
+        );
+        Ok(Server {
+            registry,
+            pki,
+            cluster: cluster_info(&config),
+            certificate_ttl: config.node_certificate_ttl,
+            serving,
+            agents,
+            listener,
+            address,
+            limits: Limits::default(),
+        })
     }
 
     /// Where the API is served.
@@ -173,10 +207,16 @@ impl Server {
         let shutdown = shutdown.child_token();
         let mut parts = controllers::start(self.registry.clone(), progress.clone(), shutdown.clone());
         let store_ended = self.registry.store_ended();
-        let edge =
-            Edge { registry: self.registry, progress, agents: self.agents, shutdown: shutdown.clone() };
+        let tls = self.pki.server_config(self.serving)?;
+        let edge = Edge {
+            registry: self.registry,
+            progress,
+            agents: self.agents,
+            joining: Joining::new(self.pki, self.cluster, self.certificate_ttl),
+            shutdown: shutdown.clone(),
+        };
         let router = http::router(Arc::new(edge));
-        let serving = tls::serve(self.listener, Arc::new(self.tls), router, self.limits, shutdown.clone());
+        let serving = tls::serve(self.listener, Arc::new(tls), router, self.limits, shutdown.clone());
         let mut serving = pin!(serving);
         let broken = tokio::select! {
             () = serving.as_mut() => None,
@@ -196,6 +236,16 @@ impl Server {
         parts.shutdown().await;
         tracing::info!("the server has ended");
         broken.map_or(Ok(()), Err)
+    }
+}
+
+fn cluster_info(config: &ServerConfig) -> ClusterInfo {
+    ClusterInfo {
+        pod_cidr: config.pod_cidr,
+        service_cidr: config.service_cidr,
+        node_port_range: config.node_port_range,
+        vxlan_port: config.vxlan_port,
+        cluster_domain: CLUSTER_DOMAIN.into(),
     }
 }
 
@@ -219,7 +269,7 @@ fn check_writable(dir: &Path) -> io::Result<()> {
 }
 
 /// The names and addresses that the server's certificate must hold.
-fn reached_by(config: &ServerConfig, ranges: &Ranges) -> (Vec<String>, Vec<IpAddr>) {
+fn reached_by(config: &ServerConfig, ranges: &Ranges) -> Reached {
     let mut names: Vec<String> = CLUSTER_NAMES.map(str::to_owned).to_vec();
     let mut ips = vec![config.advertise, Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
     ips.extend(Some(config.listen.ip()).filter(|ip| !ip.is_unspecified()));
@@ -230,9 +280,5 @@ fn reached_by(config: &ServerConfig, ranges: &Ranges) -> (Vec<String>, Vec<IpAdd
             Err(_) => names.push(san.clone()),
         }
     }
-    names.sort();
-    names.dedup();
-    ips.sort();
-    ips.dedup();
-    (names, ips)
+    Reached::new(names, ips)
 }

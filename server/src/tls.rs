@@ -201,5 +201,7 @@ fn user_in(der: &[u8]) -> Option<User> {
     let subject = certificate.subject();
     let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
     let groups = subject.iter_organization().filter_map(|o| Some(o.as_str().ok()?.to_owned())).collect();
-    Some(User { name, groups })
+    let identity =
+        subject.iter_organizational_unit().next().and_then(|ou| Some(ou.as_str().ok()?.to_owned()));
+    Some(User { name, groups, identity })
 }

@@ -11,6 +11,9 @@ mod objects;
 #[path = "api/access.rs"]
 mod access;
 
+#[path = "api/join.rs"]
+mod join;
+
 #[path = "api/watches.rs"]
 mod watches;
 

@@ -82,6 +82,8 @@ impl TestNode {
             service_cidr: "10.96.0.0/16".parse().unwrap(),
             pod_cidr: "10.244.0.0/16".parse().unwrap(),
             node_port_range: (30000, 32767),
+            vxlan_port: minisvc_proto::join::VXLAN_PORT,
+            node_certificate_ttl: std::time::Duration::from_hours(24),
         };
         let server = Server::open(config).await.unwrap();
         let url = format!("https://{}", server.address());

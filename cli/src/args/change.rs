@@ -104,6 +104,14 @@ pub struct NodeArgs {
 pub enum NodeCommand {
     /// Run CMD on a node, in its network
     Exec(NodeExec),
+    /// Remove a node from the cluster and make its certificate useless
+    Remove(NodeRemove),
+}
+
+#[derive(Debug, Args)]
+pub struct NodeRemove {
+    /// Name of the node
+    pub node: String,
 }
 
 #[derive(Debug, Args)]

@@ -3,12 +3,13 @@
 use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
+    time::Duration,
 };
 
 use clap::{Args, Subcommand};
 use ipnet::Ipv4Net;
 
-use super::values::port_range;
+use super::values::{duration, port, port_range};
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -42,6 +43,22 @@ pub struct RunServer {
     /// Range of node ports
     #[arg(long, env = "MINISVC_NODE_PORT_RANGE", default_value = "30000-32767", value_parser = port_range)]
     pub node_port_range: (u16, u16),
+    /// UDP port of VXLAN between nodes that share no network
+    #[arg(long, env = "MINISVC_VXLAN_PORT", default_value_t = minisvc_proto::join::VXLAN_PORT, value_parser = port)]
+    pub vxlan_port: u16,
+    /// How long a node's certificate is good for; its agent renews it when a third of that is left
+    #[arg(long, env = "MINISVC_NODE_CERTIFICATE_TTL", default_value = "720h", value_parser = certificate_ttl)]
+    pub node_certificate_ttl: Duration,
+}
+
+/// A certificate that is good for no time is none.
+fn certificate_ttl(s: &str) -> Result<Duration, String> {
+    let longest = Duration::from_hours(10 * 365 * 24);
+    let time = duration(s)?;
+    if time < Duration::from_secs(1) || time > longest {
+        return Err(format!("\"{s}\" is not between 1s and ten years, 720h would be right"));
+    }
+    Ok(time)
 }
 
 #[derive(Debug, Subcommand)]

@@ -108,6 +108,16 @@ pub fn duration(s: &str) -> Result<Duration, String> {
     if s.is_empty() { Err(fault()) } else { Ok(sum) }
 }
 
+/// How long a token is good for: a duration in whole seconds.
+pub fn ttl(s: &str) -> Result<Duration, String> {
+    match duration(s)? {
+        time if time.subsec_nanos() > 0 => {
+            Err(format!("\"{s}\" is not in whole seconds, 30m or 24h would be right"))
+        }
+        time => Ok(time),
+    }
+}
+
 /// What `wait --for` waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Goal {

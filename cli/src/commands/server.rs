@@ -40,6 +40,8 @@ fn serve(args: RunServer) -> anyhow::Result<()> {
         service_cidr: args.service_cidr,
         pod_cidr: args.pod_cidr,
         node_port_range: args.node_port_range,
+        vxlan_port: args.vxlan_port,
+        node_certificate_ttl: args.node_certificate_ttl,
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;

@@ -12,12 +12,18 @@ pub struct User {
     pub name: String,
     /// The certificate's organisations.
     pub groups: Vec<String>,
+    /// The certificate's organisational unit: which machine of a node's name it is.
+    pub identity: Option<String>,
 }
 
 impl User {
     /// Somebody without a certificate.
     pub fn anonymous() -> Self {
-        User { name: "system:anonymous".into(), groups: vec!["system:unauthenticated".into()] }
+        User {
+            name: "system:anonymous".into(),
+            groups: vec!["system:unauthenticated".into()],
+            identity: None,
+        }
     }
 
     /// Whether there was no certificate.
@@ -46,6 +52,10 @@ pub enum Question<'a> {
     Progress,
     /// Run a command on a node.
     NodeExec(&'a str),
+    /// Get a newer certificate for a node.
+    Certificate(&'a str),
+    /// Read what all nodes must agree on.
+    Cluster,
 }
 
 impl<'a> Question<'a> {
@@ -64,8 +74,8 @@ pub fn check(
     let allowed = user.is_in(MASTERS)
         || match (question, user.node()) {
             (_, None) | (Question::NodeExec(_), _) => false,
-            (Question::Progress, Some(_)) => true,
-            (Question::Report(name), Some(me)) => *name == me,
+            (Question::Progress | Question::Cluster, Some(_)) => true,
+            (Question::Report(name) | Question::Certificate(name), Some(me)) => *name == me,
             (Question::Resource(verb, target), Some(me)) => node_may(me, *verb, target, node_of),
         };
     if allowed { Ok(()) } else { Err(refusal(user, question)) }
@@ -104,12 +114,12 @@ fn refusal(user: &User, question: &Question<'_>) -> ApiError {
             let why = format!("User \"{user}\" cannot {verb} resource \"{what}\"");
             ApiError::forbidden(target.resource, target.name.as_deref().unwrap_or(""), &why)
         }
-        Question::Report(node) | Question::NodeExec(node) => {
+        Question::Report(node) | Question::NodeExec(node) | Question::Certificate(node) => {
             let why = format!("User \"{user}\" may not speak for or to node {node}");
             ApiError::forbidden(&minisvc_proto::resource::NODES, node, &why)
         }
-        Question::Progress => {
-            let why = format!("User \"{user}\" cannot read progress");
+        Question::Progress | Question::Cluster => {
+            let why = format!("User \"{user}\" cannot read progress or the cluster's ranges");
             ApiError::forbidden(&minisvc_proto::resource::SERVICES, "", &why)
         }
     }
@@ -120,7 +130,7 @@ mod tests {
     use super::*;
 
     fn user(name: &str, group: &str) -> User {
-        User { name: name.into(), groups: vec![group.into()] }
+        User { name: name.into(), groups: vec![group.into()], identity: None }
     }
 
     #[test]
@@ -167,6 +177,9 @@ mod tests {
             (Question::Report("n2"), false),
             (Question::Progress, true),
             (Question::NodeExec("n1"), false),
+            (Question::Certificate("n1"), true),
+            (Question::Certificate("n2"), false),
+            (Question::Cluster, true),
         ] {
             assert!(check(&admin, &question, bound).is_ok());
             assert_eq!(check(&node, &question, bound).is_ok(), may, "{question:?}");

@@ -79,6 +79,16 @@ pub async fn json<T: DeserializeOwned>(request: Request) -> Result<T, ApiError> 
     serde_json::from_slice(&read(request).await?).map_err(not_json)
 }
 
+/// JSON of this shape in at most so many bytes, for those who are hardly known: 413 if there is more.
+pub async fn small_json<T: DeserializeOwned>(request: Request, limit: usize) -> Result<T, ApiError> {
+    let read = axum::body::to_bytes(request.into_body(), limit);
+    let bytes = tokio::time::timeout(TIME, read)
+        .await
+        .map_err(|_| ApiError::new(Reason::Timeout, "the body did not come in time"))?
+        .map_err(|_| ApiError::too_large(format!("Request entity too large: limit is {limit} bytes")))?;
+    serde_json::from_slice(&bytes).map_err(not_json)
+}
+
 /// JSON that need not be there.
 pub async fn optional_json(request: Request) -> Result<Option<Value>, ApiError> {
     let bytes = read(request).await?;

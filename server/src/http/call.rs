@@ -26,6 +26,10 @@ pub enum Call {
     },
     /// A command on a node itself.
     NodeExec(String),
+    /// A certificate for a node.
+    Certificate(String),
+    /// What all nodes must agree on.
+    Cluster,
     /// A verb on a kind's collection, object or subresource.
     Resource(Target, Verb),
 }
@@ -63,8 +67,8 @@ impl Call {
         if let Some(call) = fixed {
             return if reads { Ok(call) } else { Err(not_allowed()) };
         }
-        if let Some(own) = path.strip_prefix("/apis/minisvc.io/v1/") {
-            return own_call(method, own);
+        if let Some(call) = path.strip_prefix("/apis/minisvc.io/v1/").and_then(|own| own_call(method, own)) {
+            return call;
         }
         // Names are DNS names: nothing that is served needs an escape.
         let target = Target::parse(path).ok_or_else(ApiError::no_such_path)?;
@@ -79,18 +83,20 @@ impl Call {
 }
 
 /// What Kubernetes has no path for.
-fn own_call(method: &Method, path: &str) -> Result<Call, ApiError> {
+fn own_call(method: &Method, path: &str) -> Option<Result<Call, ApiError>> {
     let parts: Vec<&str> = path.split('/').collect();
     let (allowed, call) = match parts.as_slice() {
         ["nodes", node, "report"] => (Method::POST, Call::Report((*node).to_owned())),
+        ["nodes", node, "certificate"] => (Method::POST, Call::Certificate((*node).to_owned())),
+        ["cluster"] => (Method::GET, Call::Cluster),
         ["nodes", node, "exec"] => (Method::GET, Call::NodeExec((*node).to_owned())),
         ["namespaces", namespace, "services", name, "progress"] => {
             let (namespace, name) = ((*namespace).to_owned(), (*name).to_owned());
             (Method::GET, Call::Progress { namespace, name })
         }
-        _ => return Err(ApiError::no_such_path()),
+        _ => return None,
     };
-    if *method == allowed { Ok(call) } else { Err(not_allowed()) }
+    Some(if *method == allowed { Ok(call) } else { Err(not_allowed()) })
 }
 
 fn verb(method: &Method, target: &Target, query: &Query) -> Result<Verb, ApiError> {

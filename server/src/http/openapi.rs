@@ -53,7 +53,10 @@ mod tests {
     fn every_place_that_the_root_names_says_what_a_patch_takes() {
         let root = document("/openapi/v3").unwrap();
         let places = root["paths"].as_object().unwrap();
-        assert_eq!(places.keys().collect::<Vec<_>>(), ["api/v1", "apis/apps/v1", "apis/discovery.k8s.io/v1"]);
+        assert_eq!(
+            places.keys().collect::<Vec<_>>(),
+            ["api/v1", "apis/apps/v1", "apis/discovery.k8s.io/v1", "apis/minisvc.io/v1"]
+        );
         for place in places.values() {
             let document = document(place["serverRelativeURL"].as_str().unwrap()).unwrap();
             for operations in document["paths"].as_object().unwrap().values() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{extract::Request, response::Response};
 use http::StatusCode;
 use jiff::Timestamp;
-use minisvc_proto::{ApiError, Object, ObjectKey, Reason, path::Target};
+use minisvc_proto::{ApiError, Object, ObjectKey, Reason, path::Target, resource::JOIN_TOKENS};
 use serde_json::Value;
 
 use super::{
@@ -14,7 +14,7 @@ use super::{
     access::{self, Question},
     answer, body,
     call::Verb,
-    proxy,
+    join, proxy,
     query::{Query, Selection},
     watch,
 };
@@ -123,6 +123,10 @@ async fn create(
         return Ok(answer::created());
     }
     let options = WriteOptions { dry_run: query.dry_run()? };
+    if target.resource == &JOIN_TOKENS {
+        let token = join::create_token(edge, &target, object, options).await?;
+        return Ok(answer::json_with(StatusCode::CREATED, &token));
+    }
     let object = edge.registry.create(&target, object, options).await?;
     Ok(answer::json_with(StatusCode::CREATED, &*object))
 }

@@ -1,12 +1,19 @@
 use std::{fs, os::unix::fs::PermissionsExt};
 
 use minisvc_proto::client::Kubeconfig;
-use rustls::{ClientConnection, ServerConnection};
+use rcgen::KeyPair;
+use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
 
-use super::*;
+use super::{authority::ca_files, *};
 
 fn open(dir: &Path) -> Pki {
-    Pki::open(dir, &["localhost".into()], &["127.0.0.1".parse().unwrap()]).unwrap()
+    Pki::open(dir).unwrap()
+}
+
+fn serve(pki: &Pki, names: &[&str], ips: &[&str]) -> ServerConfig {
+    let reached =
+        Reached::new(names.iter().map(|n| (*n).to_owned()), ips.iter().map(|ip| ip.parse().unwrap()));
+    pki.server_config(pki.serving(reached).unwrap()).unwrap()
 }
 
 /// Both sides of a handshake in memory, and the certificate that the client showed.
@@ -34,17 +41,19 @@ fn the_ca_outlives_restarts_and_the_servers_certificate_follows_its_addresses() 
     let mode = |p: &Path| fs::metadata(p).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(&pki), mode(&pki.join("ca.key"))), (0o700, 0o600));
 
-    let again = Pki::open(&pki, &[], &["10.0.0.1".parse().unwrap()]).unwrap();
+    let again = open(&pki);
     assert_eq!(again.ca_pem(), first.ca_pem());
     let client = || first.client_config_for_agents().unwrap();
-    assert_eq!(handshake(client(), "127.0.0.1", first.server_config().unwrap()), Ok(1));
-    assert_eq!(handshake(client(), "localhost", first.server_config().unwrap()), Ok(1));
-    assert_eq!(handshake(client(), "10.0.0.1", again.server_config().unwrap()), Ok(1));
-    assert!(handshake(client(), "127.0.0.1", again.server_config().unwrap()).is_err());
+    let here = serve(&first, &["localhost"], &["127.0.0.1"]);
+    let moved = serve(&again, &[], &["10.0.0.1"]);
+    assert_eq!(handshake(client(), "127.0.0.1", here.clone()), Ok(1));
+    assert_eq!(handshake(client(), "localhost", here.clone()), Ok(1));
+    assert_eq!(handshake(client(), "10.0.0.1", moved.clone()), Ok(1));
+    assert!(handshake(client(), "127.0.0.1", moved).is_err());
 
     let stranger = open(&dir.path().join("other"));
     let with_foreign_ca = stranger.client_config_for_agents().unwrap();
-    assert!(handshake(with_foreign_ca, "127.0.0.1", first.server_config().unwrap()).is_err());
+    assert!(handshake(with_foreign_ca, "127.0.0.1", here).is_err());
 }
 
 #[test]
@@ -56,7 +65,7 @@ fn a_node_cannot_pose_as_the_api_server_whatever_its_name() {
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
-        .with_single_cert(node.chain(), node.private_key())
+        .with_single_cert(vec![node.der()], node.private_key())
         .unwrap();
     let client = || pki.client_config_for_agents().unwrap();
     assert!(handshake(client(), "localhost", posing.clone()).is_err());
@@ -77,7 +86,7 @@ fn a_kubeconfig_is_read_by_the_client() {
 #[test]
 fn a_ca_that_cannot_be_used_is_one_clear_line_and_is_never_replaced() {
     let dir = tempfile::tempdir().unwrap();
-    let load = || Pki::open(dir.path(), &[], &[]).err().map(|e| e.to_string()).unwrap_or_default();
+    let load = || Pki::open(dir.path()).err().map(|e| e.to_string()).unwrap_or_default();
     assert!(Pki::load(dir.path()).is_err_and(|e| e.to_string().ends_with("makes it at its first start")));
     open(dir.path());
     let (certificate, key) = ca_files(dir.path());

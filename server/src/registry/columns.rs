@@ -40,6 +40,8 @@ fn printer(resource: &Resource) -> Printer {
         "Deployment" => workloads::DEPLOYMENT,
         "ReplicaSet" => workloads::REPLICA_SET,
         "Service" => network::SERVICE,
+        "JoinToken" => cluster::JOIN_TOKEN,
+        "NodeCredential" => cluster::NODE_CREDENTIAL,
         "EndpointSlice" => network::ENDPOINT_SLICE,
         _ => PLAIN,
     }

@@ -11,7 +11,10 @@ use minisvc_proto::{ApiError, Cause, Object, ObjectKey, Revision, path::Target};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::{Part, Ranges, field::Field, is_unset, meta, namespace, nodes, pod, service, slice, workload};
+use super::{
+    Part, Ranges, field::Field, is_unset, join_token, meta, namespace, node_credential, nodes, pod, service,
+    slice, workload,
+};
 use crate::alloc::Full;
 
 /// Makes the object fit the collection that it is sent to: kind, namespace and a name (given, or made from generateName). Answers
@@ -157,6 +160,7 @@ pub fn prepare(old: Option<&Object>, new: &mut Object) {
         ("Deployment" | "ReplicaSet", _) => workload::set_defaults(new),
         ("EndpointSlice", _) => slice::set_defaults(new),
         ("Namespace", old) => namespace::set_defaults(new, old.is_none()),
+        ("JoinToken", Some(old)) => join_token::inherit(old, new),
         _ => {}
     }
 }
@@ -175,6 +179,8 @@ pub fn validate(old: Option<&Object>, new: &Object, ranges: &Ranges) -> Vec<Caus
         "Deployment" | "ReplicaSet" => workload::validate(old, new),
         "EndpointSlice" => slice::validate(old, new),
         "Event" => event_namespace(new).into_iter().collect(),
+        "JoinToken" => join_token::validate(old, new),
+        "NodeCredential" => node_credential::validate(new),
         _ => Vec::new(),
     });
     faults

@@ -1,16 +1,18 @@
 //! A server of its own for each test, in a directory that goes with it.
 
-use std::{fs, net::Ipv4Addr, sync::Arc};
+use std::{fs, net::Ipv4Addr, sync::Arc, time::Duration};
 
 use minisvc_proto::{
     NodeName, Object,
     client::{Client, Kubeconfig},
+    join::{CertificateAnswer, JoinToken},
     path::Target,
 };
 use minisvc_server::{
     pki::Pki,
     run::{Limits, Server, ServerConfig, ServerError, pki_dir},
 };
+use rcgen::{CertificateParams, KeyPair};
 use reqwest::{Method, Response, header};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde_json::{Value, json};
@@ -36,6 +38,8 @@ pub fn config(dir: &TempDir) -> ServerConfig {
         service_cidr: "10.96.0.0/16".parse().unwrap(),
         pod_cidr: "10.244.0.0/16".parse().unwrap(),
         node_port_range: (30000, 32767),
+        vxlan_port: 8473,
+        node_certificate_ttl: Duration::from_hours(30 * 24),
     }
 }
 
@@ -77,6 +81,56 @@ impl Api {
         Api { dir, url, admin, stop, served }
     }
 
+    /// A join token of the server's own making, for a request such as `{"uses": 1}`.
+    pub async fn token(&self, spec: Value) -> JoinToken {
+        let made = self.create("/apis/minisvc.io/v1/jointokens", json!({"spec": spec})).await;
+        made.str_at("/status/token").unwrap().parse().unwrap()
+    }
+
+    /// Asks for a node's certificate: code and answer.
+    pub async fn ask(&self, client: &Plain, node: &str, bearer: &str, csr: &str) -> (u16, Value) {
+        let url = format!("{}/apis/minisvc.io/v1/nodes/{node}/certificate", self.url);
+        let mut request = client.http.post(url).json(&json!({"csr": csr}));
+        if !bearer.is_empty() {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {bearer}"));
+        }
+        let answer = request.send().await.unwrap();
+        (answer.status().as_u16(), answer.json().await.unwrap())
+    }
+
+    /// Lets a machine join as this node, as an agent does it.
+    pub async fn join(&self, node: &str, token: &JoinToken) -> Machine {
+        let key = KeyPair::generate().unwrap();
+        let (code, answer) = self.ask(&self.plain(false), node, &token.bearer(), &csr(&key)).await;
+        assert_eq!(code, 200, "{answer}");
+        Machine { key: key.serialize_pem(), answer: serde_json::from_value(answer).unwrap() }
+    }
+
+    /// TLS as a client with this certificate and key.
+    pub fn tls_with(&self, certificate: &str, key: &str) -> rustls::ClientConfig {
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+        self.tls_builder().with_client_auth_cert(certificates(certificate), key).unwrap()
+    }
+
+    /// A plain HTTP client with this certificate and key.
+    pub fn plain_with(&self, certificate: &str, key: &str) -> Plain {
+        let tls = self.tls_with(certificate, key);
+        let http = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap();
+        Plain { http, url: self.url.clone() }
+    }
+
+    fn tls_builder(&self) -> rustls::ConfigBuilder<rustls::ClientConfig, rustls::client::WantsClientCert> {
+        let mut roots = rustls::RootCertStore::empty();
+        for certificate in certificates(self.pki().ca_pem()) {
+            roots.add(certificate).unwrap();
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+    }
+
     pub fn pki(&self) -> Pki {
         Pki::load(&pki_dir(self.dir.path())).unwrap()
     }
@@ -89,22 +143,11 @@ impl Api {
 
     /// TLS as a client, with the admin's certificate or without any.
     pub fn tls(&self, with_certificate: bool, alpn: &[&str]) -> rustls::ClientConfig {
-        let pki = self.pki();
-        let mut roots = rustls::RootCertStore::empty();
-        for certificate in certificates(pki.ca_pem()) {
-            roots.add(certificate).unwrap();
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots);
         let mut tls = if with_certificate {
-            let admin = pki.issue_admin().unwrap();
-            let key = PrivateKeyDer::from_pem_slice(admin.key_pem().as_bytes()).unwrap();
-            builder.with_client_auth_cert(certificates(&admin.certificate_pem()), key).unwrap()
+            let admin = self.pki().issue_admin().unwrap();
+            self.tls_with(&admin.certificate_pem(), &admin.key_pem())
         } else {
-            builder.with_no_client_auth()
+            self.tls_builder().with_no_client_auth()
         };
         tls.alpn_protocols = alpn.iter().map(|p| p.as_bytes().to_vec()).collect();
         tls
@@ -133,6 +176,17 @@ impl Api {
         self.stop.cancel();
         self.served.await.unwrap().unwrap();
     }
+}
+
+/// A machine that joined.
+pub struct Machine {
+    pub key: String,
+    pub answer: CertificateAnswer,
+}
+
+/// A request for a certificate of this key.
+pub fn csr(key: &KeyPair) -> String {
+    CertificateParams::default().serialize_request(key).unwrap().pem().unwrap()
 }
 
 fn certificates(pem: &str) -> Vec<CertificateDer<'static>> {

@@ -59,7 +59,7 @@ async fn each_reason_not_to_start_is_one_clear_line() {
     let damaged = fault(&|c| c.data_dir = rotten.path().to_owned()).await;
     assert!(damaged.contains("is damaged") && damaged.contains("restore it from a backup"), "{damaged}");
     let open_key = fault(&|c| {
-        minisvc_server::pki::Pki::open(&c.data_dir.join("pki"), &[], &[]).unwrap();
+        minisvc_server::pki::Pki::open(&c.data_dir.join("pki")).unwrap();
         fs::set_permissions(c.data_dir.join("pki/ca.key"), fs::Permissions::from_mode(0o644)).unwrap();
     })
     .await;

@@ -1,10 +1,11 @@
-//! Namespaces, nodes and events.
+//! Namespaces, nodes, how nodes join, and events.
 
 use jiff::Timestamp;
 use minisvc_proto::Object;
 use serde_json::Value;
 
 use super::{NONE, Printer, age, condition, items, number_at, or_none, text_at};
+use crate::registry::join_token;
 
 pub const NAMESPACE: Printer = Printer {
     columns: &[("Name", "string", 0), ("Status", "string", 0), ("Age", "string", 0)],
@@ -67,6 +68,47 @@ fn node(o: &Object, now: Timestamp) -> Vec<Value> {
         unknown("/status/nodeInfo/containerRuntimeVersion"),
     ]
 }
+
+pub const JOIN_TOKEN: Printer = Printer {
+    columns: &[
+        ("ID", "string", 0),
+        ("Uses", "string", 0),
+        ("Expires", "string", 0),
+        ("Age", "string", 0),
+        ("Description", "string", 0),
+    ],
+    cells: |o, now| {
+        let uses = join_token::uses(o);
+        let uses = join_token::limit(o).map_or_else(|| uses.to_string(), |limit| format!("{uses}/{limit}"));
+        let expires = match join_token::end(o) {
+            None => "never".to_owned(),
+            Some(_) if join_token::is_expired(o, now) => "expired".to_owned(),
+            Some(end) => format!("in {}", age::human(end.as_second() - now.as_second())),
+        };
+        let description = o.str_at("/spec/description").unwrap_or("");
+        vec![o.name().into(), uses.into(), expires.into(), age::of(o, now).into(), description.into()]
+    },
+};
+
+pub const NODE_CREDENTIAL: Printer = Printer {
+    columns: &[
+        ("Name", "string", 0),
+        ("Identity", "string", 0),
+        ("Joined-With", "string", 0),
+        ("Expires", "string", 0),
+        ("Age", "string", 0),
+    ],
+    cells: |o, now| {
+        let expires: Option<Timestamp> = o.str_at("/spec/expires").and_then(|t| t.parse().ok());
+        let expires = match expires.map(|end| end.as_second() - now.as_second()) {
+            None => NONE.to_owned(),
+            Some(..=0) => "expired".to_owned(),
+            Some(left) => format!("in {}", age::human(left)),
+        };
+        let (identity, token) = (text_at(o, "/spec/identity"), text_at(o, "/spec/joinedWith"));
+        vec![o.name().into(), identity, token, expires.into(), age::of(o, now).into()]
+    },
+};
 
 pub const EVENT: Printer = Printer {
     columns: &[
