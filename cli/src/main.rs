@@ -8,16 +8,31 @@ mod local;
 mod logging;
 mod notify;
 mod output;
+mod settings;
 
-use std::process::ExitCode;
+use std::{env, path::Path, process::ExitCode};
 
-use clap::Parser;
 use tokio_util::sync::CancellationToken;
 
+/// Where the settings of `server` and `agent` are.
+const SETTINGS_DIR: &str = "/etc/minisvc";
+/// As clap has it for what was typed.
+const USAGE_ERROR: u8 = 2;
+
 fn main() -> ExitCode {
-    // clap prints usage errors itself and ends with 2.
-    let args = args::Args::parse();
-    match start(args) {
+    let argv: Vec<_> = env::args_os().collect();
+    let around = settings::Surroundings { env: &|name| env::var_os(name), dir: Path::new(SETTINGS_DIR) };
+    let parsed = match settings::parse(&argv, &around) {
+        Ok(parsed) => parsed,
+        // clap prints help and usage errors itself.
+        Err(settings::Fault::Usage(e)) => e.exit(),
+        Err(settings::Fault::Settings(e)) => {
+            output::error(&e);
+            return ExitCode::from(USAGE_ERROR);
+        }
+    };
+    parsed.warnings.iter().for_each(|warning| output::note(warning));
+    match start(parsed.args) {
         Ok(code) => ExitCode::from(code),
         // `| head` has seen enough.
         Err(e) if output::is_reader_gone(&e) => ExitCode::SUCCESS,

@@ -63,7 +63,14 @@ impl<'m> Service<'m> {
         let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&self.log);
         let log = log.with_context(|| format!("cannot open {}", self.log.display()))?;
         let mut command = Command::new(super::own_binary()?);
-        command.args(&self.args).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        // What is set for a server or an agent of this machine is not meant for those of the room.
+        command.args(&self.args).args(["--settings", "/dev/null"]);
+        for (name, _) in std::env::vars_os() {
+            if name.as_encoded_bytes().starts_with(b"MINISVC_") || name == "NOTIFY_SOCKET" {
+                command.env_remove(name);
+            }
+        }
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = self.machine.enter(|| {
             // A child inherits the mask of the thread that starts it.
             SigSet::empty().thread_set_mask()?;
