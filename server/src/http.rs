@@ -112,7 +112,7 @@ async fn dispatch(edge: &Arc<Edge>, user: &User, request: Request) -> Result<Res
         Call::Resource(target, verb) => {
             // A new object's name is known when its body has been read.
             if verb != Verb::Create {
-                access::check(user, &Question::of(verb, &target), |pod| edge.node_of(pod))?;
+                access::check(user, &Question::of(verb, &target, &query), |pod| edge.node_of(pod))?;
             }
             verbs::run(edge, user, verb, target, query, request).await
         }

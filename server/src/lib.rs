@@ -6,6 +6,7 @@ pub mod conditions;
 pub mod controllers;
 pub mod digest;
 pub mod http;
+pub mod identity;
 pub mod patch;
 pub mod pki;
 pub mod progress;

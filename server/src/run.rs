@@ -20,6 +20,7 @@ use crate::{
     cache::{self, Cache},
     controllers,
     http::{self, Edge, Joining},
+    identity::Identities,
     pki::{Pki, PkiError, Reached, Serving, files, issue::ADMIN_LIFETIME},
     progress::Progress,
     registry::{Ranges, Registry},
@@ -207,6 +208,14 @@ impl Server {
         let shutdown = shutdown.child_token();
         let mut parts = controllers::start(self.registry.clone(), progress.clone(), shutdown.clone());
         let store_ended = self.registry.store_ended();
+        let identities = Arc::new(Identities::new(self.registry.clone()));
+        {
+            let (identities, shutdown) = (identities.clone(), shutdown.clone());
+            parts.spawn(async move {
+                identities.follow(shutdown).await;
+                "watch of identities"
+            });
+        }
         let tls = self.pki.server_config(self.serving)?;
         let edge = Edge {
             registry: self.registry,
@@ -216,7 +225,8 @@ impl Server {
             shutdown: shutdown.clone(),
         };
         let router = http::router(Arc::new(edge));
-        let serving = tls::serve(self.listener, Arc::new(tls), router, self.limits, shutdown.clone());
+        let serving =
+            tls::serve(self.listener, Arc::new(tls), router, identities, self.limits, shutdown.clone());
         let mut serving = pin!(serving);
         let broken = tokio::select! {
             () = serving.as_mut() => None,

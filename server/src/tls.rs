@@ -1,6 +1,17 @@
 //! Connections: TLS, who is at the other end, HTTP/1.1 and HTTP/2, and the limits that keep one client from costing all others.
 
-use std::{io, pin::pin, sync::Arc, time::Duration};
+mod greeting;
+mod places;
+mod sparse;
+
+use std::{
+    fmt::Debug,
+    hash::Hash,
+    net::{IpAddr, SocketAddr},
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::Router;
 use hyper_util::{
@@ -11,7 +22,6 @@ use hyper_util::{
 use rustls::ServerConfig;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
@@ -19,12 +29,17 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::http::User;
+use self::{
+    places::{Place, Places},
+    sparse::Sparse,
+};
+use crate::{http::User, identity::Identities};
 
 /// What clients may cost.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections with a certificate.
+    /// Connections with a certificate. Of these, those without one and those that shake hands, the oldest of the user or address
+    /// that has most gives way to a newcomer.
     pub connections: usize,
     /// Connections without one.
     pub anonymous: usize,
@@ -65,8 +80,13 @@ struct Server {
     acceptor: TlsAcceptor,
     router: Router,
     limits: Limits,
-    known: Arc<Semaphore>,
-    anonymous: Arc<Semaphore>,
+    identities: Arc<Identities>,
+    handshakes: Arc<Places<IpAddr>>,
+    known: Arc<Places<String>>,
+    anonymous: Arc<Places<IpAddr>>,
+    /// What strangers may write into the log.
+    refusals: Sparse,
+    crowds: Sparse,
     shutdown: CancellationToken,
 }
 
@@ -75,36 +95,36 @@ pub async fn serve(
     listener: TcpListener,
     tls: Arc<ServerConfig>,
     router: Router,
+    identities: Arc<Identities>,
     limits: Limits,
     shutdown: CancellationToken,
 ) {
-    let handshakes = Arc::new(Semaphore::new(limits.handshakes));
     let server = Arc::new(Server {
         acceptor: TlsAcceptor::from(tls),
         router,
         limits,
-        known: Arc::new(Semaphore::new(limits.connections)),
-        anonymous: Arc::new(Semaphore::new(limits.anonymous)),
+        identities,
+        handshakes: Places::new(limits.handshakes),
+        known: Places::new(limits.connections),
+        anonymous: Places::new(limits.anonymous),
+        refusals: Sparse::default(),
+        crowds: Sparse::default(),
         shutdown: shutdown.clone(),
     });
     let tasks = TaskTracker::new();
     let abort = CancellationToken::new();
     loop {
-        let next = async {
-            // Those who come while too many shake hands wait in the kernel's queue. The semaphore is never closed.
-            let permit = handshakes.clone().acquire_owned().await.ok();
-            (permit, listener.accept().await)
-        };
-        let (permit, accepted) = tokio::select! {
+        let accepted = tokio::select! {
             biased;
             () = shutdown.cancelled() => break,
-            next = next => next,
+            accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((tcp, _)) => {
+            Ok((tcp, peer)) => {
                 let (server, abort) = (server.clone(), abort.clone());
+                let (place, _) = server.handshakes.take(peer.ip());
                 tasks.spawn(async move {
-                    tokio::select! { () = abort.cancelled() => {}, () = server.connection(tcp, permit) => {} }
+                    tokio::select! { () = abort.cancelled() => {}, () = server.connection(tcp, peer, place) => {} }
                 });
             }
             Err(error) => {
@@ -124,25 +144,86 @@ pub async fn serve(
 }
 
 impl Server {
-    async fn connection(&self, tcp: TcpStream, handshake: Option<OwnedSemaphorePermit>) {
+    async fn connection(&self, tcp: TcpStream, peer: SocketAddr, place: Place<IpAddr>) {
         let _ = tcp.set_nodelay(true);
         let shaken = tokio::select! {
             () = self.shutdown.cancelled() => return,
-            shaken = timeout(self.limits.handshake_time, self.acceptor.accept(tcp)) => shaken,
+            () = place.lost() => return tracing::debug!(%peer, "a handshake gave way to others"),
+            shaken = timeout(self.limits.handshake_time, self.greet(tcp, peer)) => shaken,
         };
-        drop(handshake);
-        let stream = match shaken.map_err(|_| io::Error::from(io::ErrorKind::TimedOut)).flatten() {
-            Ok(stream) => stream,
-            Err(error) => return tracing::debug!(%error, "a TLS handshake failed"),
+        drop(place);
+        let stream = match shaken {
+            Err(_) => return tracing::debug!(%peer, "a handshake was not done in time"),
+            Ok(None) => return,
+            Ok(Some(stream)) => stream,
         };
         let Some(user) = user_of(&stream) else {
-            return tracing::warn!("a certificate of this CA cannot be read");
+            return tracing::warn!(%peer, "a certificate of this CA cannot be read");
         };
-        let pool = if user.is_anonymous() { &self.anonymous } else { &self.known };
-        let Ok(_permit) = pool.clone().try_acquire_owned() else {
-            return tracing::warn!(user = %user.name, "there are too many connections: one was closed");
-        };
-        self.serve(stream, user).await;
+        if user.is_anonymous() {
+            let place = self.seat(&self.anonymous, peer.ip(), peer);
+            self.serve_until_lost(&place, stream, user).await;
+        } else {
+            let place = self.seat(&self.known, user.name.clone(), peer);
+            self.serve_until_lost(&place, stream, user).await;
+        }
+    }
+
+    /// Takes a place, and says where that drove somebody out.
+    fn seat<K: Clone + Eq + Hash + Debug>(
+        &self,
+        places: &Arc<Places<K>>,
+        who: K,
+        peer: SocketAddr,
+    ) -> Place<K> {
+        let (place, lost) = places.take(who);
+        if let Some(lost) = lost
+            && let Some(left_out) = self.crowds.may(Instant::now())
+        {
+            tracing::warn!(%peer, who = ?lost, left_out, "there are too many connections: the oldest of who has most was closed");
+        }
+        place
+    }
+
+    async fn serve_until_lost<K>(&self, place: &Place<K>, stream: TlsStream<TcpStream>, user: User) {
+        // What goes on in a node's connections ends with its certificate's life.
+        let revoked = self.identities.until_revoked(&user);
+        tokio::select! {
+            () = place.lost() => {}
+            () = revoked.cancelled() => {}
+            () = self.serve(stream, user) => {}
+        }
+    }
+
+    /// TLS with whoever speaks it; `None` if that came to nothing, which is said where it matters.
+    async fn greet(&self, tcp: TcpStream, peer: SocketAddr) -> Option<TlsStream<TcpStream>> {
+        match greeting::is_tls(&tcp).await {
+            Ok(true) => {}
+            Ok(false) => {
+                self.refuse(peer, "it speaks no TLS (plain HTTP, perhaps)");
+                greeting::refuse_plain(tcp).await;
+                return None;
+            }
+            Err(_) => return None,
+        }
+        match self.acceptor.accept(tcp).into_fallible().await {
+            Ok(stream) => Some(stream),
+            Err((error, mut tcp)) => {
+                if let Some(meaning) = greeting::meaning(&error) {
+                    self.refuse(peer, &meaning);
+                } else {
+                    tracing::debug!(%peer, %error, "a TLS handshake failed");
+                }
+                let _ = greeting::linger(&mut tcp).await;
+                None
+            }
+        }
+    }
+
+    fn refuse(&self, peer: SocketAddr, why: &str) {
+        if let Some(left_out) = self.refusals.may(Instant::now()) {
+            tracing::warn!(%peer, left_out, "a client was refused: {why}");
+        }
     }
 
     async fn serve(&self, stream: TlsStream<TcpStream>, user: User) {

@@ -14,6 +14,12 @@ mod access;
 #[path = "api/join.rs"]
 mod join;
 
+#[path = "api/identity.rs"]
+mod identity;
+
+#[path = "api/edge.rs"]
+mod edge;
+
 #[path = "api/watches.rs"]
 mod watches;
 

@@ -1,8 +1,10 @@
-//! Who may do what. Pure, but for the one look-up that a node's rights on its pods need.
+//! Who may do what. Pure, but for the look-ups that a node's rights on its own pods and events need.
+
+pub mod writes;
 
 use minisvc_proto::{ApiError, ObjectKey, path::Target};
 
-use super::call::Verb;
+use super::{call::Verb, query::Query};
 use crate::pki::{MASTERS, NODE_PREFIX, NODES};
 
 /// Who asks, as its certificate says.
@@ -44,8 +46,15 @@ impl User {
 /// What somebody wants to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Question<'a> {
-    /// Something with a kind. A create names the object that is made.
-    Resource(Verb, &'a Target),
+    /// Something with a kind. A create names the object that is made. `on` is the node whose pods alone a read selects.
+    Resource {
+        /// What is done.
+        verb: Verb,
+        /// To what.
+        target: &'a Target,
+        /// `spec.nodeName` in the field selector.
+        on: Option<String>,
+    },
     /// Report a node's progress.
     Report(&'a str),
     /// Read a service's progress.
@@ -60,8 +69,8 @@ pub enum Question<'a> {
 
 impl<'a> Question<'a> {
     /// A verb on a kind.
-    pub fn of(verb: Verb, target: &'a Target) -> Self {
-        Question::Resource(verb, target)
+    pub fn of(verb: Verb, target: &'a Target, query: &Query) -> Self {
+        Question::Resource { verb, target, on: query.selected_node() }
     }
 }
 
@@ -76,29 +85,46 @@ pub fn check(
             (_, None) | (Question::NodeExec(_), _) => false,
             (Question::Progress | Question::Cluster, Some(_)) => true,
             (Question::Report(name) | Question::Certificate(name), Some(me)) => *name == me,
-            (Question::Resource(verb, target), Some(me)) => node_may(me, *verb, target, node_of),
+            (Question::Resource { verb, target, on }, Some(me)) => {
+                node_may(me, *verb, target, on.as_deref(), node_of)
+            }
         };
     if allowed { Ok(()) } else { Err(refusal(user, question)) }
 }
 
-/// A node reads everything, and writes its own object, what belongs to its own pods' lives, and events.
-fn node_may(me: &str, verb: Verb, target: &Target, node_of: impl Fn(&ObjectKey) -> Option<String>) -> bool {
+/// What an agent does: it reads what traffic and routes are made of and its own pods, makes its own Node and keeps its status, tells
+/// events, writes its own pods' status, and takes them away when they have ended. What it writes is looked at once more, see
+/// [`writes`].
+fn node_may(
+    me: &str,
+    verb: Verb,
+    target: &Target,
+    on: Option<&str>,
+    node_of: impl Fn(&ObjectKey) -> Option<String>,
+) -> bool {
     let own_pod = || target.key().and_then(|k| node_of(&k)).is_some_and(|n| n == me);
+    let own_name = target.name.as_deref() == Some(me);
     match (target.resource.kind, target.subresource.as_deref(), verb) {
-        (_, _, Verb::Get | Verb::List | Verb::Watch)
+        (
+            "Node" | "Service" | "EndpointSlice",
+            None | Some("status"),
+            Verb::Get | Verb::List | Verb::Watch,
+        )
         | ("Event", None, Verb::Create | Verb::Update | Verb::Patch) => true,
-        ("Node", None, Verb::Create | Verb::Update | Verb::Patch)
-        | ("Node", Some("status"), Verb::Update | Verb::Patch) => target.name.as_deref() == Some(me),
-        ("Pod", Some("status"), Verb::Update | Verb::Patch) | ("Pod", None, Verb::Delete) => own_pod(),
+        ("Pod", None, Verb::List | Verb::Watch) => on == Some(me),
+        ("Pod", None | Some("status"), Verb::Get)
+        | ("Pod", Some("status"), Verb::Update | Verb::Patch)
+        | ("Pod", None, Verb::Delete) => own_pod(),
+        ("Node", None, Verb::Create) | ("Node", Some("status"), Verb::Update | Verb::Patch) => own_name,
         _ => false,
     }
 }
 
 fn refusal(user: &User, question: &Question<'_>) -> ApiError {
-    let user = &user.name;
+    let name = &user.name;
     match question {
-        Question::Resource(verb, target) => {
-            let verb = match verb {
+        Question::Resource { verb, target, .. } => {
+            let done = match verb {
                 Verb::Get => "get",
                 Verb::List => "list",
                 Verb::Watch => "watch",
@@ -111,15 +137,18 @@ fn refusal(user: &User, question: &Question<'_>) -> ApiError {
             if let Some(sub) = &target.subresource {
                 what = format!("{what}/{sub}");
             }
-            let why = format!("User \"{user}\" cannot {verb} resource \"{what}\"");
+            let mut why = format!("User \"{name}\" cannot {done} resource \"{what}\"");
+            if let (Some(me), "Pod", Verb::List | Verb::Watch) = (user.node(), target.resource.kind, verb) {
+                why = format!("{why} of all nodes: fieldSelector=spec.nodeName={me} would be right");
+            }
             ApiError::forbidden(target.resource, target.name.as_deref().unwrap_or(""), &why)
         }
         Question::Report(node) | Question::NodeExec(node) | Question::Certificate(node) => {
-            let why = format!("User \"{user}\" may not speak for or to node {node}");
+            let why = format!("User \"{name}\" may not speak for or to node {node}");
             ApiError::forbidden(&minisvc_proto::resource::NODES, node, &why)
         }
         Question::Progress | Question::Cluster => {
-            let why = format!("User \"{user}\" cannot read progress or the cluster's ranges");
+            let why = format!("User \"{name}\" cannot read progress or the cluster's ranges");
             ApiError::forbidden(&minisvc_proto::resource::SERVICES, "", &why)
         }
     }
@@ -142,11 +171,36 @@ mod tests {
         let nameless = user("n1", NODES);
         let bound = |pod: &ObjectKey| Some(if pod.name == "mine" { "n1" } else { "n2" }.to_owned());
         for (verb, path, may) in [
-            (Verb::List, "/api/v1/pods", true),
+            (Verb::List, "/api/v1/pods?fieldSelector=spec.nodeName%3Dn1", true),
+            (Verb::Watch, "/api/v1/pods?fieldSelector=spec.nodeName%3Dn1,status.phase%3DRunning", true),
+            (Verb::List, "/api/v1/pods", false),
+            (Verb::Watch, "/api/v1/namespaces/a/pods", false),
+            (Verb::List, "/api/v1/pods?fieldSelector=spec.nodeName%3Dn2", false),
+            (Verb::List, "/api/v1/pods?fieldSelector=spec.nodeName!%3Dn1", false),
+            (Verb::List, "/api/v1/pods?labelSelector=spec.nodeName%3Dn1", false),
+            (Verb::Get, "/api/v1/namespaces/a/pods/mine", true),
+            (Verb::Get, "/api/v1/namespaces/a/pods/other", false),
+            (Verb::Watch, "/api/v1/namespaces/a/pods/mine", false),
             (Verb::Watch, "/api/v1/services", true),
-            (Verb::Get, "/apis/apps/v1/namespaces/a/deployments/b", true),
+            (Verb::List, "/api/v1/nodes", true),
+            (Verb::Get, "/api/v1/nodes/n2", true),
+            (Verb::List, "/apis/discovery.k8s.io/v1/endpointslices", true),
+            (Verb::Get, "/apis/apps/v1/namespaces/a/deployments/b", false),
+            (Verb::List, "/apis/apps/v1/replicasets", false),
+            (Verb::List, "/api/v1/namespaces", false),
+            (Verb::List, "/api/v1/events", false),
+            (Verb::Get, "/api/v1/namespaces/a/events/e", false),
+            (Verb::List, "/apis/minisvc.io/v1/jointokens", false),
+            (Verb::Get, "/apis/minisvc.io/v1/jointokens/0123456789", false),
+            (Verb::Create, "/apis/minisvc.io/v1/jointokens", false),
+            (Verb::Delete, "/apis/minisvc.io/v1/jointokens/0123456789", false),
+            (Verb::Get, "/apis/minisvc.io/v1/nodecredentials/n1", false),
+            (Verb::Watch, "/apis/minisvc.io/v1/nodecredentials", false),
+            (Verb::Patch, "/apis/minisvc.io/v1/nodecredentials/n1", false),
             (Verb::Create, "/api/v1/nodes/n1", true),
             (Verb::Create, "/api/v1/nodes/n2", false),
+            (Verb::Patch, "/api/v1/nodes/n1", false),
+            (Verb::Update, "/api/v1/nodes/n1", false),
             (Verb::Patch, "/api/v1/nodes/n1/status", true),
             (Verb::Update, "/api/v1/nodes/n2/status", false),
             (Verb::Delete, "/api/v1/nodes/n1", false),
@@ -158,14 +212,16 @@ mod tests {
             (Verb::Create, "/api/v1/namespaces/a/pods/new", false),
             (Verb::Create, "/api/v1/namespaces/a/pods/mine/binding", false),
             (Verb::Connect, "/api/v1/namespaces/a/pods/mine/exec", false),
+            (Verb::Connect, "/api/v1/namespaces/a/pods/mine/log", false),
             (Verb::Create, "/api/v1/namespaces/a/events/e", true),
             (Verb::Patch, "/api/v1/namespaces/a/events/e", true),
             (Verb::Delete, "/api/v1/namespaces/a/events/e", false),
             (Verb::Create, "/api/v1/namespaces/a/services/s", false),
             (Verb::Update, "/api/v1/namespaces/a/services/s/status", false),
         ] {
-            let target = Target::parse(path).unwrap();
-            let asks = |who: &User| check(who, &Question::of(verb, &target), bound);
+            let (place, query) = path.split_once('?').unwrap_or((path, ""));
+            let (target, query) = (Target::parse(place).unwrap(), Query::parse(query).unwrap());
+            let asks = |who: &User| check(who, &Question::of(verb, &target, &query), bound);
             assert!(asks(&admin).is_ok(), "{verb:?} {path}");
             assert_eq!(asks(&node).is_ok(), may, "{verb:?} {path}");
             for other in [&pretender, &nameless, &User::anonymous()] {

@@ -47,6 +47,13 @@ impl Query {
             .transpose()
     }
 
+    /// The node that the field selector restricts pods to, if it does.
+    pub fn selected_node(&self) -> Option<String> {
+        let fields: FieldSelector = self.get("fieldSelector")?.parse().ok()?;
+        let on = fields.0.into_iter().find(|r| r.equal && r.path == "spec.nodeName");
+        on.map(|r| r.value)
+    }
+
     /// `dryRun=All` or nothing.
     pub fn dry_run(&self) -> Result<bool, ApiError> {
         match self.get("dryRun") {

@@ -1,17 +1,22 @@
 //! The verbs, each as one call of the registry.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use axum::{extract::Request, response::Response};
 use http::StatusCode;
 use jiff::Timestamp;
-use minisvc_proto::{ApiError, Object, ObjectKey, Reason, path::Target, resource::JOIN_TOKENS};
+use minisvc_proto::{
+    ApiError, Object, ObjectKey, Reason, Resource,
+    path::Target,
+    report::NODE_SILENCE_LIMIT,
+    resource::{JOIN_TOKENS, NODES},
+};
 use serde_json::Value;
 
 use super::{
     Edge, User,
     accept::Form,
-    access::{self, Question},
+    access::{self, Question, writes},
     answer, body,
     call::Verb,
     join, proxy,
@@ -56,9 +61,12 @@ pub async fn run(
         Verb::Update => {
             let object = fit(body::object(request).await?, &target)?;
             let options = WriteOptions { dry_run: query.dry_run()? };
+            if user.node().is_some() {
+                check_write(edge, user, Some(&*read(edge, &target)?), &object, target.resource)?;
+            }
             Ok(answer::json(&*write(edge, &target, object, options).await?))
         }
-        Verb::Patch => patch(edge, &target, &query, request).await,
+        Verb::Patch => patch(edge, user, &target, &query, request).await,
         Verb::Delete => delete(edge, &target, &query, request).await,
         Verb::Connect => proxy::pod(edge, &target, &query, request).await,
     }
@@ -114,7 +122,7 @@ async fn create(
     let object = body::object(request).await?;
     let mut made = target.clone();
     made.name = made.name.or_else(|| Some(object.name().to_owned()));
-    access::check(user, &Question::of(Verb::Create, &made), |pod| edge.node_of(pod))?;
+    access::check(user, &Question::of(Verb::Create, &made, query), |pod| edge.node_of(pod))?;
     if is_sub(&target, "binding") {
         if query.dry_run()? {
             return Err(ApiError::bad_request("dryRun: a binding cannot be tried"));
@@ -122,6 +130,7 @@ async fn create(
         edge.registry.bind(&key(&target)?, &object).await?;
         return Ok(answer::created());
     }
+    check_write(edge, user, None, &object, target.resource)?;
     let options = WriteOptions { dry_run: query.dry_run()? };
     if target.resource == &JOIN_TOKENS {
         let token = join::create_token(edge, &target, object, options).await?;
@@ -161,7 +170,37 @@ fn fit(mut object: Object, target: &Target) -> Result<Object, ApiError> {
     Ok(object)
 }
 
-async fn patch(edge: &Edge, target: &Target, query: &Query, request: Request) -> Result<Response, ApiError> {
+/// 403 or 422 if the user is a node, and may not make this of what is there. Others were judged by kind and verb.
+fn check_write(
+    edge: &Edge,
+    user: &User,
+    old: Option<&Object>,
+    new: &Object,
+    resource: &'static Resource,
+) -> Result<(), ApiError> {
+    let Some(me) = user.node() else { return Ok(()) };
+    let (now, mut taken) = (Instant::now(), Vec::new());
+    if resource == &NODES {
+        for node in edge.registry.list(&NODES, None).1.iter().filter(|n| n.name() != me) {
+            // One that was long not heard may have left its address to this one.
+            let heard = node.name().parse().ok().and_then(|name| edge.progress.last_seen(&name));
+            if heard.is_some_and(|at| now.saturating_duration_since(at) <= NODE_SILENCE_LIMIT) {
+                taken.extend(writes::addresses(node).map(|(_, ip)| (ip, node.name().to_owned())));
+            }
+        }
+    }
+    let cluster = &edge.joining.cluster;
+    let facts = writes::Facts { me, taken: &taken, ranges: [cluster.pod_cidr, cluster.service_cidr] };
+    writes::check(&facts, resource, old, new)
+}
+
+async fn patch(
+    edge: &Edge,
+    user: &User,
+    target: &Target,
+    query: &Query,
+    request: Request,
+) -> Result<Response, ApiError> {
     let media_type = body::media_type(&request);
     let options = WriteOptions { dry_run: query.dry_run()? };
     let patch = Patch::parse(&media_type, &body::read(request).await?)?;
@@ -170,6 +209,7 @@ async fn patch(edge: &Edge, target: &Target, query: &Query, request: Request) ->
     loop {
         let old = read(edge, target)?;
         let new = fit(patch.apply(&old)?, target)?;
+        check_write(edge, user, Some(&*old), &new, target.resource)?;
         // A patch that sets another version than the stored one asks for exactly that version.
         if new.str_at("/metadata/resourceVersion").is_some_and(|v| !v.is_empty())
             && new.revision() != old.revision()

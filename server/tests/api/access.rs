@@ -36,7 +36,7 @@ async fn without_a_certificate_one_sees_that_the_server_lives_and_nothing_else()
 #[tokio::test]
 async fn a_node_speaks_for_itself_alone() {
     let api = Api::start().await;
-    let node = api.node("node-1");
+    let node = api.node("node-1").await;
     let (_, services) =
         node.list(&Target::parse("/api/v1/services").unwrap(), &ListParams::default()).await.unwrap();
     assert!(services.iter().all(|s| s.kind() == "Service"));

@@ -303,7 +303,7 @@ async fn what_is_too_large_is_413_before_and_after_it_is_read() {
 #[tokio::test]
 async fn a_body_that_is_cut_short_makes_nothing() {
     let api = Api::start().await;
-    let mut stream = api.raw().await;
+    let mut stream = api.raw(true).await;
     let head = format!(
         "POST {SERVICES} HTTP/1.1\r\nhost: x\r\ncontent-type: {JSON}\r\ncontent-length: 500\r\n\r\n{{\"metadata\":"
     );

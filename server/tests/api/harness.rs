@@ -2,8 +2,9 @@
 
 use std::{fs, net::Ipv4Addr, sync::Arc, time::Duration};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use minisvc_proto::{
-    NodeName, Object,
+    Object,
     client::{Client, Kubeconfig},
     join::{CertificateAnswer, JoinToken},
     path::Target,
@@ -135,10 +136,23 @@ impl Api {
         Pki::load(&pki_dir(self.dir.path())).unwrap()
     }
 
-    pub fn node(&self, name: &str) -> Client {
-        let pki = self.pki();
-        let name: NodeName = name.parse().unwrap();
-        client(&pki.kubeconfig(&pki.issue_node(&name).unwrap(), &self.url).unwrap())
+    /// A client with the certificate of a node that joined just now.
+    pub async fn node(&self, name: &str) -> Client {
+        let token = self.token(json!({})).await;
+        let machine = self.join(name, &token).await;
+        let base64 = |pem: &str| STANDARD.encode(pem);
+        let kubeconfig = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "a",
+            "clusters": [{"name": "a", "cluster": {
+                "server": self.url, "certificate-authority-data": base64(&machine.answer.ca),
+            }}],
+            "users": [{"name": "a", "user": {
+                "client-certificate-data": base64(&machine.answer.certificate),
+                "client-key-data": base64(&machine.key),
+            }}],
+            "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}],
+        });
+        client(&kubeconfig.to_string())
     }
 
     /// TLS as a client, with the admin's certificate or without any.
@@ -160,11 +174,20 @@ impl Api {
         Plain { http, url: self.url.clone() }
     }
 
-    /// A connection on which nothing was said yet, with the admin's certificate.
-    pub async fn raw(&self) -> TlsStream<TcpStream> {
-        let tcp = TcpStream::connect(self.url.strip_prefix("https://").unwrap()).await.unwrap();
-        let connector = TlsConnector::from(Arc::new(self.tls(true, &["http/1.1"])));
-        connector.connect("localhost".try_into().unwrap(), tcp).await.unwrap()
+    /// `127.0.0.1:PORT`.
+    pub fn address(&self) -> &str {
+        self.url.strip_prefix("https://").unwrap()
+    }
+
+    /// A connection on which nothing was said yet, with the admin's certificate or without any.
+    pub async fn raw(&self, with_certificate: bool) -> TlsStream<TcpStream> {
+        self.raw_with(self.tls(with_certificate, &["http/1.1"])).await.unwrap()
+    }
+
+    /// The same with this TLS.
+    pub async fn raw_with(&self, tls: rustls::ClientConfig) -> std::io::Result<TlsStream<TcpStream>> {
+        let tcp = TcpStream::connect(self.address()).await?;
+        TlsConnector::from(Arc::new(tls)).connect("localhost".try_into().unwrap(), tcp).await
     }
 
     pub async fn create(&self, path: &str, object: Value) -> Object {
