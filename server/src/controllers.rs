@@ -20,6 +20,7 @@ mod programmed;
 mod queue;
 mod reconcile;
 pub mod replicaset;
+mod tokens;
 mod world;
 
 use std::{future::Future, sync::Arc, time::Instant};
@@ -76,6 +77,13 @@ fn start_listening(
         tasks.spawn(async move {
             scribe.run(&world.registry, &shutdown).await;
             "event recorder"
+        });
+    }
+    {
+        let (world, shutdown) = (world.clone(), shutdown.clone());
+        tasks.spawn(async move {
+            tokens::run(&world.registry, &shutdown).await;
+            "sweep of join tokens"
         });
     }
     {

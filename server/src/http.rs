@@ -15,7 +15,7 @@ mod query;
 mod verbs;
 mod watch;
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use axum::{
     Extension, Router,
@@ -48,6 +48,10 @@ pub struct Edge {
     pub shutdown: CancellationToken,
 }
 
+/// Where a request comes from.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub SocketAddr);
+
 /// The whole API as one service. The [`User`] of a request is in its extensions; without one it is anonymous.
 pub fn router(edge: Arc<Edge>) -> Router {
     Router::new()
@@ -59,6 +63,7 @@ pub fn router(edge: Arc<Edge>) -> Router {
 async fn handle(
     State(edge): State<Arc<Edge>>,
     user: Option<Extension<Arc<User>>>,
+    peer: Option<Extension<Peer>>,
     request: Request,
 ) -> Response {
     let user = user.map_or_else(|| Arc::new(User::anonymous()), |Extension(user)| user);
@@ -66,6 +71,14 @@ async fn handle(
     let answer = dispatch(&edge, &user, request).await.unwrap_or_else(|error| {
         if error.code >= 500 {
             tracing::warn!(%method, %path, user = %user.name, %error, "a request failed");
+        }
+        // Whoever sits before the server wants to know of machines that knock in vain.
+        if error.code != 404
+            && path.ends_with("/certificate")
+            && let Some(left_out) = edge.joining.refusals.may(Instant::now())
+        {
+            let peer = peer.map(|Extension(Peer(address))| address);
+            tracing::warn!(?peer, %path, user = %user.name, left_out, "no certificate was given: {error}");
         }
         answer::status(&error)
     });

@@ -13,5 +13,6 @@ pub mod progress;
 pub mod registry;
 pub mod run;
 pub mod scheduler;
+mod sparse;
 pub mod store;
 mod tls;

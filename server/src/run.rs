@@ -1,8 +1,10 @@
 //! The server as a whole: opens what it keeps, starts what it runs, serves, and ends.
 
+mod reached;
+
 use std::{
     fs, io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     pin::pin,
     sync::Arc,
@@ -14,6 +16,7 @@ use minisvc_proto::{ApiError, join::ClusterInfo};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use self::reached::Fixed;
 pub use crate::tls::Limits;
 use crate::{
     alloc::{NodePortRange, PodRange, ServiceRange},
@@ -21,21 +24,12 @@ use crate::{
     controllers,
     http::{self, Edge, Joining},
     identity::Identities,
-    pki::{Pki, PkiError, Reached, Serving, files, issue::ADMIN_LIFETIME},
+    pki::{Pki, PkiError, Serving, files, issue::ADMIN_LIFETIME},
     progress::Progress,
     registry::{Ranges, Registry},
     store::sled_engine::{self, SledStore},
     tls,
 };
-
-/// Names under which the server is reached from within the cluster.
-const CLUSTER_NAMES: [&str; 5] = [
-    "localhost",
-    "kubernetes",
-    "kubernetes.default",
-    "kubernetes.default.svc",
-    "kubernetes.default.svc.cluster.local",
-];
 
 /// The zone of the cluster's names.
 const CLUSTER_DOMAIN: &str = "cluster.local";
@@ -145,6 +139,7 @@ pub struct Server {
     cluster: ClusterInfo,
     certificate_ttl: Duration,
     serving: Arc<Serving>,
+    fixed: Fixed,
     agents: Arc<rustls::ClientConfig>,
     listener: TcpListener,
     address: SocketAddr,
@@ -164,7 +159,8 @@ impl Server {
         let cache =
             Cache::open(Arc::new(store)).map_err(|cause| ServerError::Contents { path: store_dir, cause })?;
         let pki = Arc::new(Pki::open(&pki_dir(&config.data_dir))?);
-        let serving = pki.serving(reached_by(&config, &ranges))?;
+        let fixed = Fixed::new(&config, &ranges)?;
+        let serving = pki.serving(fixed.and_now())?;
         let agents = Arc::new(pki.client_config_for_agents()?);
         let registry = Registry::new(cache, ranges);
         // Late: whoever can connect is served.
@@ -189,6 +185,7 @@ impl Server {
             cluster: cluster_info(&config),
             certificate_ttl: config.node_certificate_ttl,
             serving,
+            fixed,
             agents,
             listener,
             address,
@@ -216,7 +213,12 @@ impl Server {
                 "watch of identities"
             });
         }
-        let tls = self.pki.server_config(self.serving)?;
+        let tls = self.pki.server_config(self.serving.clone())?;
+        let following = reached::follow(self.fixed, self.pki.clone(), self.serving, shutdown.clone());
+        parts.spawn(async move {
+            following.await;
+            "watch of this machine's addresses"
+        });
         let edge = Edge {
             registry: self.registry,
             progress,
@@ -276,19 +278,4 @@ fn ranges(config: &ServerConfig) -> Result<Ranges, ServerError> {
 fn check_writable(dir: &Path) -> io::Result<()> {
     let probe = dir.join(".writable");
     fs::write(&probe, b"").and_then(|()| fs::remove_file(&probe))
-}
-
-/// The names and addresses that the server's certificate must hold.
-fn reached_by(config: &ServerConfig, ranges: &Ranges) -> Reached {
-    let mut names: Vec<String> = CLUSTER_NAMES.map(str::to_owned).to_vec();
-    let mut ips = vec![config.advertise, Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
-    ips.extend(Some(config.listen.ip()).filter(|ip| !ip.is_unspecified()));
-    ips.push(ranges.services.api_server().into());
-    for san in &config.tls_sans {
-        match san.parse() {
-            Ok(ip) => ips.push(ip),
-            Err(_) => names.push(san.clone()),
-        }
-    }
-    Reached::new(names, ips)
 }

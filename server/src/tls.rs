@@ -2,7 +2,6 @@
 
 mod greeting;
 mod places;
-mod sparse;
 
 use std::{
     fmt::Debug,
@@ -27,13 +26,13 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
-use x509_parser::prelude::{FromDer, X509Certificate};
 
-use self::{
-    places::{Place, Places},
+use self::places::{Place, Places};
+use crate::{
+    http::{Peer, User},
+    identity::Identities,
     sparse::Sparse,
 };
-use crate::{http::User, identity::Identities};
 
 /// What clients may cost.
 #[derive(Clone, Copy, Debug)]
@@ -162,10 +161,10 @@ impl Server {
         };
         if user.is_anonymous() {
             let place = self.seat(&self.anonymous, peer.ip(), peer);
-            self.serve_until_lost(&place, stream, user).await;
+            self.serve_until_lost(&place, stream, user, peer).await;
         } else {
             let place = self.seat(&self.known, user.name.clone(), peer);
-            self.serve_until_lost(&place, stream, user).await;
+            self.serve_until_lost(&place, stream, user, peer).await;
         }
     }
 
@@ -185,13 +184,19 @@ impl Server {
         place
     }
 
-    async fn serve_until_lost<K>(&self, place: &Place<K>, stream: TlsStream<TcpStream>, user: User) {
+    async fn serve_until_lost<K>(
+        &self,
+        place: &Place<K>,
+        stream: TlsStream<TcpStream>,
+        user: User,
+        peer: SocketAddr,
+    ) {
         // What goes on in a node's connections ends with its certificate's life.
         let revoked = self.identities.until_revoked(&user);
         tokio::select! {
             () = place.lost() => {}
             () = revoked.cancelled() => {}
-            () = self.serve(stream, user) => {}
+            () = self.serve(stream, user, peer) => {}
         }
     }
 
@@ -226,12 +231,13 @@ impl Server {
         }
     }
 
-    async fn serve(&self, stream: TlsStream<TcpStream>, user: User) {
+    async fn serve(&self, stream: TlsStream<TcpStream>, user: User, peer: SocketAddr) {
         let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         let lifetime = if user.is_anonymous() { self.limits.anonymous_time } else { Duration::MAX };
         let user = Arc::new(user);
         let service = self.router.clone().map_request(move |mut request: http::Request<_>| {
             request.extensions_mut().insert(user.clone());
+            request.extensions_mut().insert(Peer(peer));
             request
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -273,16 +279,6 @@ impl Server {
 fn user_of(stream: &TlsStream<TcpStream>) -> Option<User> {
     match stream.get_ref().1.peer_certificates().and_then(<[_]>::first) {
         None => Some(User::anonymous()),
-        Some(certificate) => user_in(certificate),
+        Some(certificate) => User::read(certificate),
     }
-}
-
-fn user_in(der: &[u8]) -> Option<User> {
-    let (_, certificate) = X509Certificate::from_der(der).ok()?;
-    let subject = certificate.subject();
-    let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
-    let groups = subject.iter_organization().filter_map(|o| Some(o.as_str().ok()?.to_owned())).collect();
-    let identity =
-        subject.iter_organizational_unit().next().and_then(|ou| Some(ou.as_str().ok()?.to_owned()));
-    Some(User { name, groups, identity })
 }

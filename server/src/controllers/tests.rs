@@ -51,7 +51,7 @@ async fn a_deployment_becomes_pods_spread_over_the_nodes_and_endpoints_that_ever
 
     cluster.delete(&SERVICES, "web", DeleteOptions::default()).await;
     cluster.until(&ENDPOINT_SLICES, |all| all.iter().all(|s| s.name() == "kubernetes")).await;
-    assert_eq!(cluster.stop().await.len(), 13, "every task ends at shutdown");
+    assert_eq!(cluster.stop().await.len(), 14, "every task ends at shutdown");
 }
 
 #[tokio::test]

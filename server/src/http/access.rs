@@ -3,6 +3,7 @@
 pub mod writes;
 
 use minisvc_proto::{ApiError, ObjectKey, path::Target};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{call::Verb, query::Query};
 use crate::pki::{MASTERS, NODE_PREFIX, NODES};
@@ -26,6 +27,17 @@ impl User {
             groups: vec!["system:unauthenticated".into()],
             identity: None,
         }
+    }
+
+    /// Whom a certificate (DER) names; `None` if it cannot be read. Whether it is good is for TLS to say.
+    pub fn read(der: &[u8]) -> Option<Self> {
+        let (_, certificate) = X509Certificate::from_der(der).ok()?;
+        let subject = certificate.subject();
+        let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
+        let groups = subject.iter_organization().filter_map(|o| Some(o.as_str().ok()?.to_owned())).collect();
+        let identity = subject.iter_organizational_unit().next();
+        let identity = identity.and_then(|ou| Some(ou.as_str().ok()?.to_owned()));
+        Some(User { name, groups, identity })
     }
 
     /// Whether there was no certificate.

@@ -32,6 +32,7 @@ use crate::{
         join_token,
         node_credential::{self, Grant},
     },
+    sparse::Sparse,
 };
 
 /// Largest body of a request for a certificate.
@@ -45,6 +46,8 @@ pub struct Joining {
     pub cluster: ClusterInfo,
     /// How long a node's certificate is good for.
     pub lifetime: Duration,
+    /// Who was refused, as it is said in the log.
+    pub refusals: Sparse,
     /// One machine at a time: many that use one token at once would only be in each other's way.
     turn: tokio::sync::Mutex<()>,
 }
@@ -52,7 +55,7 @@ pub struct Joining {
 impl Joining {
     /// See the fields.
     pub fn new(pki: Arc<Pki>, cluster: ClusterInfo, lifetime: Duration) -> Self {
-        Joining { pki, cluster, lifetime, turn: tokio::sync::Mutex::default() }
+        Joining { pki, cluster, lifetime, refusals: Sparse::default(), turn: tokio::sync::Mutex::default() }
     }
 }
 

@@ -30,7 +30,7 @@ use tokio::{io::copy_bidirectional, net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::sync::CancellationToken;
 
-use super::{Edge, query::Query};
+use super::{Edge, User, query::Query};
 use crate::pki::node_tls_name;
 
 /// The port of the agents' API, of a node that names no other.
@@ -195,6 +195,11 @@ async fn reach<'a>(edge: &Edge, node: &'a str) -> Result<Agent<'a>, ApiError> {
         .await
         .map_err(|_| silent(node, address, &"no answer in time"))?
         .map_err(|e| silent(node, address, &e))?;
+    // The name alone would let a machine answer whose certificate was revoked.
+    let agent = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).and_then(|c| User::read(c));
+    if let Some(why) = agent_fault(node, agent.as_ref(), edge.registry.identity(node).as_deref()) {
+        return Err(silent(node, address, &why));
+    }
     Ok(Agent { node, address, stream })
 }
 
@@ -223,6 +228,17 @@ impl Agent<'_> {
     }
 }
 
+/// What is wrong with whoever answers at a node's address; `None` if it is the machine that joined last under the node's name.
+fn agent_fault(node: &str, agent: Option<&User>, current: Option<&str>) -> Option<String> {
+    let Some(agent) = agent else { return Some("its certificate cannot be read".into()) };
+    if agent.node() != Some(node) {
+        return Some(format!("{} answers there", agent.name));
+    }
+    (agent.identity.as_deref() != current).then(|| {
+        "a machine answers there whose certificate was revoked: the node was removed, or another one joined under its name".into()
+    })
+}
+
 fn silent(node: &str, address: SocketAddr, why: &dyn std::fmt::Display) -> ApiError {
     unavailable(node, &format!("does not answer at {address}: {why}"))
 }
@@ -248,4 +264,31 @@ fn address(node: &Object) -> Option<SocketAddr> {
 
 fn unavailable(node: &str, why: &str) -> ApiError {
     ApiError::new(Reason::ServiceUnavailable, format!("node {node} {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pki::{NODE_PREFIX, NODES as GROUP};
+
+    #[test]
+    fn only_the_machine_that_joined_last_answers_for_a_node() {
+        let agent = |name: &str, identity: Option<&str>| User {
+            name: format!("{NODE_PREFIX}{name}"),
+            groups: vec![GROUP.into()],
+            identity: identity.map(str::to_owned),
+        };
+        for (agent, current, says) in [
+            (Some(agent("n1", Some("a"))), Some("a"), None),
+            (Some(agent("n1", Some("a"))), Some("b"), Some("revoked")),
+            (Some(agent("n1", Some("a"))), None, Some("revoked")),
+            (Some(agent("n1", None)), Some("b"), Some("revoked")),
+            (Some(agent("n2", Some("a"))), Some("a"), Some("system:node:n2 answers there")),
+            (None, Some("a"), Some("cannot be read")),
+        ] {
+            let fault = agent_fault("n1", agent.as_ref(), current);
+            assert_eq!(fault.is_some(), says.is_some(), "{fault:?}");
+            assert!(fault.unwrap_or_default().contains(says.unwrap_or_default()));
+        }
+    }
 }

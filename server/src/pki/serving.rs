@@ -13,6 +13,7 @@ use rustls::{
     server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier},
     sign::CertifiedKey,
 };
+use rustls_pki_types::CertificateDer;
 
 use super::{
     Pki, PkiError,
@@ -93,6 +94,11 @@ impl Serving {
         self.served.load_full()
     }
 
+    /// What a client is shown now, the leaf first.
+    pub fn chain(&self) -> Vec<CertificateDer<'static>> {
+        self.key.load().cert.clone()
+    }
+
     /// Makes it anew where that is due; new connections see the new one.
     pub fn refresh(&self, pki: &Pki, reached: Reached, now: SystemTime) -> Result<Option<Remake>, PkiError> {
         let Some(why) = remake(&self.served(), &reached, now) else { return Ok(None) };
@@ -149,7 +155,7 @@ impl Pki {
         Ok(config)
     }
 
-    fn roots(&self) -> Result<Arc<RootCertStore>, PkiError> {
+    pub(super) fn roots(&self) -> Result<Arc<RootCertStore>, PkiError> {
         let mut roots = RootCertStore::empty();
         roots.add(self.authority.der.clone())?;
         Ok(Arc::new(roots))

@@ -1,10 +1,23 @@
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    time::{Duration, SystemTime},
+};
 
 use minisvc_proto::client::Kubeconfig;
 use rcgen::KeyPair;
-use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
+use rustls::{
+    ClientConfig, ClientConnection, ServerConfig, ServerConnection,
+    client::{WebPkiServerVerifier, danger::ServerCertVerifier},
+    server::WebPkiClientVerifier,
+};
+use rustls_pki_types::{CertificateDer, UnixTime, pem::PemObject};
 
-use super::{authority::ca_files, *};
+use super::{
+    authority::ca_files,
+    serving::{Remake, Served, remake},
+    *,
+};
 
 fn open(dir: &Path) -> Pki {
     Pki::open(dir).unwrap()
@@ -106,4 +119,90 @@ fn a_ca_that_cannot_be_used_is_one_clear_line_and_is_never_replaced() {
     // Cut off between the two files: nothing was issued yet, so a new CA is made.
     fs::remove_file(&certificate).unwrap();
     assert_eq!(load(), "");
+}
+
+fn at(base: SystemTime, seconds: i64) -> SystemTime {
+    let by = Duration::from_secs(seconds.unsigned_abs());
+    if seconds < 0 { base - by } else { base + by }
+}
+
+fn unix(time: SystemTime) -> UnixTime {
+    UnixTime::since_unix_epoch(time.duration_since(SystemTime::UNIX_EPOCH).unwrap())
+}
+
+const HOUR: i64 = 3600;
+const DAY: i64 = 24 * HOUR;
+
+/// A machine whose clock says `time` takes a node's certificate, as the server does, and the server's, as an agent does.
+#[test]
+fn clocks_may_differ_by_an_hour_and_certificates_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let pki = open(dir.path());
+    let now = SystemTime::now();
+    let key = KeyPair::generate().unwrap();
+    let csr = rcgen::CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
+    let request = Request::from_pem(&csr).unwrap();
+    let validity = Validity::at(now, Duration::from_hours(30 * 24));
+    let pem = pki.sign_node(&request, &"node-1".parse().unwrap(), "identity", validity).unwrap();
+    let node = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+    let clients =
+        WebPkiClientVerifier::builder_with_provider(pki.roots().unwrap(), provider()).build().unwrap();
+    let agents =
+        WebPkiServerVerifier::builder_with_provider(pki.roots().unwrap(), provider()).build().unwrap();
+    let reached = || Reached::new([], ["10.0.0.1".parse().unwrap()]);
+    let serving = pki.serving(reached()).unwrap();
+    let server = serving.chain();
+    let (ip, name) = ("10.0.0.1".try_into().unwrap(), "node-1.nodes.minisvc.internal".try_into().unwrap());
+    for (seconds, node_good, server_good) in [
+        (-2 * DAY, false, false),
+        (-23 * HOUR, true, true),
+        (-HOUR, true, true),
+        (0, true, true),
+        (HOUR, true, true),
+        (29 * DAY, true, true),
+        (30 * DAY + HOUR, false, true),
+        (90 * DAY + HOUR, false, false),
+    ] {
+        let time = unix(at(now, seconds));
+        let as_client = clients.verify_client_cert(&node, &[], time);
+        let as_server = agents.verify_server_cert(&node, &[], &name, &[], time);
+        assert_eq!((as_client.is_ok(), as_server.is_ok()), (node_good, node_good), "{seconds}");
+        let seen = agents.verify_server_cert(&server[0], &server[1..], &ip, &[], time);
+        assert_eq!(seen.is_ok(), server_good, "{seconds}: {seen:?}");
+    }
+    // The chain ends in the CA that a join token names.
+    let (_, ca) = x509_parser::parse_x509_certificate(&server[1]).unwrap();
+    assert_eq!(crate::digest::sha256_hex(ca.public_key().raw), pki.ca_hash());
+}
+
+#[test]
+fn the_served_certificate_is_made_anew_before_it_ends_and_when_addresses_change() {
+    let now = SystemTime::now();
+    let reached = |ips: &[&str]| Reached::new(["a".into()], ips.iter().map(|ip| ip.parse().unwrap()));
+    let served = Served { reached: reached(&["10.0.0.1"]), not_after: at(now, 90 * DAY) };
+    for (ips, seconds, expected) in [
+        (vec!["10.0.0.1"], 0, None),
+        (vec!["10.0.0.1", "10.0.0.1"], 59 * DAY, None),
+        (vec!["10.0.0.1"], 61 * DAY, Some(Remake::Age)),
+        (vec!["10.0.0.1"], 200 * DAY, Some(Remake::Age)),
+        (vec!["10.0.0.2"], 0, Some(Remake::Addresses)),
+        (vec!["10.0.0.1", "10.0.0.2"], 61 * DAY, Some(Remake::Addresses)),
+    ] {
+        assert_eq!(remake(&served, &reached(&ips), at(now, seconds)), expected, "{ips:?} {seconds}");
+    }
+
+    let dir = tempfile::tempdir().unwrap();
+    let pki = open(dir.path());
+    let serving = pki.serving(reached(&["10.0.0.1"])).unwrap();
+    let config = pki.server_config(serving.clone()).unwrap();
+    let client = || pki.client_config_for_agents().unwrap();
+    assert!(handshake(client(), "10.0.0.2", config.clone()).is_err());
+    assert_eq!(serving.refresh(&pki, reached(&["10.0.0.1"]), now).unwrap(), None);
+    let moved = reached(&["10.0.0.1", "10.0.0.2"]);
+    assert_eq!(serving.refresh(&pki, moved.clone(), now).unwrap(), Some(Remake::Addresses));
+    assert_eq!(handshake(client(), "10.0.0.2", config), Ok(1));
+    let before = serving.chain();
+    assert_eq!(serving.refresh(&pki, moved, at(now, 61 * DAY)).unwrap(), Some(Remake::Age));
+    assert_ne!(serving.chain(), before);
+    assert_eq!(serving.refresh(&pki, serving.served().reached.clone(), at(now, 61 * DAY)).unwrap(), None);
 }

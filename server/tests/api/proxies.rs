@@ -27,10 +27,9 @@ use crate::harness::{Api, PODS, pod};
 
 /// An agent's API with the credentials of `name`, that lets the server in.
 async fn agent(api: &Api, name: &str) -> SocketAddr {
-    let pki = api.pki();
-    let own = pki.issue_node(&name.parse().unwrap()).unwrap();
+    let own = api.join(name, &api.token(json!({})).await).await;
     let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(pki.ca_pem().as_bytes()).unwrap()).unwrap();
+    roots.add(CertificateDer::from_pem_slice(own.answer.ca.as_bytes()).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier =
         rustls::server::WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone());
@@ -39,8 +38,8 @@ async fn agent(api: &Api, name: &str) -> SocketAddr {
         .unwrap()
         .with_client_cert_verifier(verifier.build().unwrap())
         .with_single_cert(
-            vec![CertificateDer::from_pem_slice(own.certificate_pem().as_bytes()).unwrap()],
-            PrivateKeyDer::from_pem_slice(own.key_pem().as_bytes()).unwrap(),
+            vec![CertificateDer::from_pem_slice(own.answer.certificate.as_bytes()).unwrap()],
+            PrivateKeyDer::from_pem_slice(own.key.as_bytes()).unwrap(),
         )
         .unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -138,15 +137,20 @@ async fn what_cannot_be_reached_is_said_in_one_line() {
     let api = Api::start().await;
     let unused = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     node(&api, "dead", unused).await;
-    node(&api, "node-1", agent(&api, "node-1").await).await;
+    let one = agent(&api, "node-1").await;
+    node(&api, "node-1", one).await;
     // Somebody else answers at the node's address.
-    node(&api, "node-2", agent(&api, "node-1").await).await;
+    node(&api, "node-2", one).await;
+    // The machine there is not node-3 any more.
+    node(&api, "node-3", agent(&api, "node-3").await).await;
+    api.join("node-3", &api.token(json!({})).await).await;
     api.create("/api/v1/nodes", json!({"metadata": {"name": "new"}})).await;
     for (name, on) in [
         ("nowhere", ""),
         ("lost", "dead"),
         ("early", "new"),
         ("usurped", "node-2"),
+        ("revoked", "node-3"),
         ("here", "node-1"),
         ("stray", "gone"),
     ] {
@@ -158,6 +162,8 @@ async fn what_cannot_be_reached_is_said_in_one_line() {
         ("lost/log", 503, "node dead does not answer at 127.0.0.1:"),
         ("early/log", 503, "node new has no address yet"),
         ("usurped/log", 503, "node node-2 does not answer at 127.0.0.1:"),
+        ("revoked/log", 503, "a machine answers there whose certificate was revoked"),
+        ("revoked/exec?command=ls", 503, "a machine answers there whose certificate was revoked"),
         ("stray/log", 404, "nodes \"gone\" not found"),
         ("lost/log?container=nope", 400, "container nope is not valid for pod lost; it has main, side"),
         ("lost/log?tailLines=many", 400, "tailLines: \"many\""),
