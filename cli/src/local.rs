@@ -49,8 +49,8 @@ fn own_binary() -> anyhow::Result<std::path::PathBuf> {
 #[cfg(not(target_os = "linux"))]
 pub fn up(_args: UpArgs, _config: Option<std::path::PathBuf>) -> anyhow::Result<()> {
     anyhow::bail!(
-        "`minisvc up` needs Linux: here, run a cluster in containers with the docker-compose.yml of minisvc's sources, \
-         or in a Linux virtual machine"
+        "`minisvc up` needs Linux: here, run a cluster in containers with `docker compose up --build` in minisvc's sources \
+         (README.md: With docker compose), or in a Linux virtual machine"
     )
 }
 
