@@ -37,7 +37,7 @@ pub struct Args {
 
 #[derive(Debug, Default, ClapArgs)]
 pub struct Global {
-    /// Kubeconfig file; else $MINISVC_CONFIG, else $XDG_CONFIG_HOME/minisvc/config
+    /// Kubeconfig file; else $MINISVC_CONFIG, $XDG_CONFIG_HOME/minisvc/config, or this machine's server's admin.kubeconfig
     #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
     pub config: Option<PathBuf>,
     /// Namespace [default: the one of the configuration, else "default"]

@@ -23,13 +23,19 @@ fn find(flag: Option<&Path>, env: impl Fn(&str) -> Option<PathBuf>) -> Option<Pa
         .or_else(|| Some(set("HOME")?.join(".config/minisvc/config")))
 }
 
-/// The configuration that a command uses, and where it was found.
+/// What a server on this machine, started by root, writes for its administrator; nobody else can see it.
+const OF_THE_SERVER: &str = "/var/lib/minisvc/server/admin.kubeconfig";
+
+/// The configuration that a command uses, and where it was found: at [`path`], or, where nothing is and nothing else was asked for,
+/// the one of this machine's server.
 pub fn load(flag: Option<&Path>) -> anyhow::Result<(PathBuf, Kubeconfig)> {
-    let path = path(flag)?;
     let asked_for = flag.is_some() || env::var_os("MINISVC_CONFIG").is_some_and(|v| !v.is_empty());
-    if !asked_for && !path.exists() {
-        bail!(NO_CLUSTER);
-    }
+    let path = match path(flag) {
+        Ok(path) if asked_for || path.exists() => path,
+        other if asked_for => other?,
+        _ if Path::new(OF_THE_SERVER).exists() => OF_THE_SERVER.into(),
+        _ => bail!(NO_CLUSTER),
+    };
     let config = Kubeconfig::load(&path)?;
     Ok((path, config))
 }

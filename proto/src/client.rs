@@ -262,7 +262,10 @@ impl Client {
 
     /// Sends, and turns every answer that is not a success into an error.
     async fn send(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, ClientError> {
-        let answer = request.send().await.map_err(|e| ClientError::transport(&self.server, &e))?;
+        let answer = match request.send().await {
+            Ok(answer) => answer,
+            Err(error) => return Err(self.cause(error).await),
+        };
         if answer.status().is_success() || answer.status() == reqwest::StatusCode::SWITCHING_PROTOCOLS {
             return Ok(answer);
         }
@@ -277,6 +280,22 @@ impl Client {
             let _ = write!(message, ": {line}");
         }
         Err(ClientError::Decode(message))
+    }
+
+    /// What a request failed of. A refused certificate ends a connection after the client is through with the handshake (TLS 1.3), and
+    /// of that HTTP/2 says no more than that its channel closed: HTTP/1.1 is asked, which tells.
+    async fn cause(&self, error: reqwest::Error) -> ClientError {
+        let found = ClientError::transport(&self.server, &error);
+        if error.is_timeout() || error.is_connect() || matches!(found, ClientError::Tls(_)) {
+            return found;
+        }
+        match self.http1.get(self.url("/version")).timeout(CONNECT_TIMEOUT).send().await {
+            Err(error) => match ClientError::transport(&self.server, &error) {
+                told @ ClientError::Tls(_) => told,
+                _ => found,
+            },
+            Ok(_) => found,
+        }
     }
 
     fn url(&self, path_and_query: &str) -> String {

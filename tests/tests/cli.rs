@@ -8,6 +8,7 @@ use std::{
     process::Stdio,
 };
 
+use minisvc_proto::join::JoinToken;
 use minisvc_tests::server::{Run, Server, unconfigured};
 
 fn done(out: &str) -> Run {
@@ -53,6 +54,58 @@ fn verbs_say_what_kubectl_says() {
     assert_eq!((nothing.code, nothing.err.as_str()), (0, "No resources found in default namespace.\n"));
     assert!(run("version").out.lines().nth(1).unwrap().starts_with("Server Version: v1."));
     assert_eq!(run("kubeconfig").out, fs::read_to_string(server.config()).unwrap());
+}
+
+#[test]
+fn tokens_are_printed_once_listed_and_revoked() {
+    let server = Server::start().unwrap();
+    let run = |line: &str| server.run(&line.split(' ').collect::<Vec<_>>()).unwrap();
+    let made = run("token create --uses 2 --description rack-3");
+    assert_eq!((made.code, made.err.as_str(), made.out.lines().count()), (0, "", 1));
+    let token: JoinToken = made.out.parse().unwrap();
+    let rows = |run: &Run| -> Vec<Vec<String>> {
+        run.out
+            .lines()
+            .map(|l| l.split("   ").map(|w| w.trim().to_owned()).filter(|w| !w.is_empty()).collect())
+            .collect()
+    };
+    let listed = run("token list");
+    let table = rows(&listed);
+    assert_eq!(table[0], ["ID", "USES", "EXPIRES", "AGE", "DESCRIPTION"]);
+    assert_eq!(
+        (&table[1][0], &table[1][1], &table[1][4]),
+        (&token.id, &"0/2".to_owned(), &"rack-3".to_owned())
+    );
+    assert!(table[1][2].starts_with("in 2"), "{table:?}");
+    let endless: JoinToken = run("token create --ttl 0").out.parse().unwrap();
+    let line = |id: &str| rows(&run("get jointokens")).into_iter().find(|row| row[0] == id).unwrap();
+    assert_eq!(line(&endless.id)[1..3], ["0", "never"]);
+    for shown in
+        [listed.out, run("get jointokens -o yaml").out, run(&format!("describe jointoken {}", token.id)).out]
+    {
+        assert!(shown.contains(&token.id) && !shown.contains(&token.secret), "{shown}");
+    }
+
+    // The whole token names itself; its secret is not printed.
+    assert_eq!(run(&format!("token revoke {token}")), done(&format!("join token {} revoked\n", token.id)));
+    let again = run(&format!("token revoke {} {}", token.id, endless.id));
+    assert_eq!((again.code, again.out), (1, format!("join token {} revoked\n", endless.id)));
+    assert_eq!(
+        again.err,
+        format!("Error from server (NotFound): jointokens.minisvc.io \"{}\" not found\n", token.id)
+    );
+    let none = run("token list");
+    assert_eq!((none.code, none.err.as_str()), (0, "No join tokens: `minisvc token create` makes one\n"));
+    for (line, says) in [
+        ("token revoke ../x", "this is neither a token's id"),
+        ("token create --ttl 9999999h", "spec.ttlSeconds: Invalid value: 35999996400"),
+        ("node remove node-9", "Error from server (NotFound): nodes \"node-9\" not found"),
+        ("node remove Node_9", "node \"Node_9\": a lowercase RFC 1123 subdomain"),
+    ] {
+        let refused = run(line);
+        assert_eq!((refused.code, refused.err.lines().count()), (1, 1), "{line}: {}", refused.err);
+        assert!(refused.err.contains(says), "{line}: {}", refused.err);
+    }
 }
 
 #[test]

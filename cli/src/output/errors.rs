@@ -18,11 +18,6 @@ pub fn line(e: &anyhow::Error) -> String {
                 "error: {e:#}: start a cluster with \"minisvc up\", or give the --config of one that runs"
             )
         }
-        Some(ClientError::Tls(_)) => {
-            format!(
-                "error: {e:#}: is this the configuration of another cluster, or of an earlier life of this one?"
-            )
-        }
         _ => format!("error: {e:#}"),
     };
     one_line(&text)
