@@ -27,7 +27,7 @@ pub struct Said {
 }
 
 impl Said {
-    fn of(command: String, output: Output) -> Self {
+    pub(crate) fn of(command: String, output: Output) -> Self {
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         Said { command, status: output.status, out: text(output.stdout), err: text(output.stderr) }
     }
@@ -311,7 +311,7 @@ fn pids() -> Vec<i32> {
     entries.filter_map(|e| e.file_name().to_str()?.parse().ok()).collect()
 }
 
-fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
+pub(crate) fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;

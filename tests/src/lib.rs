@@ -4,6 +4,8 @@ pub mod binary;
 #[cfg(target_os = "linux")]
 pub mod cluster;
 #[cfg(target_os = "linux")]
+pub mod machines;
+#[cfg(target_os = "linux")]
 pub mod netns;
 #[cfg(target_os = "linux")]
 pub mod node;

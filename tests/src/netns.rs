@@ -134,12 +134,24 @@ pub struct Lan {
 impl Lan {
     /// An empty LAN; `gateway` is the address of the bridge, the default route of every machine.
     pub fn new(gateway: Ipv4Addr) -> anyhow::Result<Self> {
+        let lan = Self::switch(gateway)?;
+        lan.hub.block_on(async || {
+            with_handle(async |handle| {
+                let bridge = index(&handle, "lan0").await?;
+                Ok(handle.address().add(bridge, IpAddr::V4(gateway), 24).execute().await?)
+            })
+            .await
+        })?;
+        Ok(lan)
+    }
+
+    /// An empty LAN whose bridge has no address: somebody else, see [`Lan::connect`], is the gateway.
+    pub fn switch(gateway: Ipv4Addr) -> anyhow::Result<Self> {
         let hub = Namespace::new("lan")?;
         hub.block_on(async || {
             with_handle(async |handle| {
                 handle.link().add(LinkBridge::new("lan0").build()).execute().await?;
                 let bridge = index(&handle, "lan0").await?;
-                handle.address().add(bridge, IpAddr::V4(gateway), 24).execute().await?;
                 up(&handle, bridge).await
             })
             .await
@@ -155,6 +167,20 @@ impl Lan {
     /// A machine with this address (/24) on its `eth0`.
     pub fn machine(&mut self, name: &str, ip: Ipv4Addr) -> anyhow::Result<Namespace> {
         let machine = Namespace::new(name)?;
+        self.connect(&machine, "eth0", ip)?;
+        let gateway = self.gateway;
+        machine.block_on(async || {
+            with_handle(async |handle| {
+                let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).build();
+                Ok(handle.route().add(route).execute().await?)
+            })
+            .await
+        })?;
+        Ok(machine)
+    }
+
+    /// Gives a machine a link to this LAN with this address (/24). Returns the name of the bridge's port.
+    pub fn connect(&mut self, machine: &Namespace, link: &str, ip: Ipv4Addr) -> anyhow::Result<String> {
         self.ports += 1;
         let (port, peer) = (format!("port{}", self.ports), format!("peer{}", self.ports));
         self.hub.block_on(async || {
@@ -162,25 +188,27 @@ impl Lan {
                 handle.link().add(LinkVeth::new(&port, &peer).build()).execute().await?;
                 let there = index(&handle, &peer).await?;
                 let moved = LinkUnspec::new_with_index(there).setns_by_fd(machine.file.as_raw_fd());
-                handle.link().set(moved.name("eth0").build()).execute().await?;
+                handle.link().set(moved.name(link.to_owned()).build()).execute().await?;
                 let (here, bridge) = (index(&handle, &port).await?, index(&handle, "lan0").await?);
                 let member = LinkUnspec::new_with_index(here).controller(bridge).up().build();
                 Ok(handle.link().set(member).execute().await?)
             })
             .await
         })?;
-        let gateway = self.gateway;
         machine.block_on(async || {
             with_handle(async |handle| {
-                let link = index(&handle, "eth0").await?;
+                let link = index(&handle, link).await?;
                 handle.address().add(link, IpAddr::V4(ip), 24).execute().await?;
-                up(&handle, link).await?;
-                let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).build();
-                Ok(handle.route().add(route).execute().await?)
+                up(&handle, link).await
             })
             .await
         })?;
-        Ok(machine)
+        Ok(port)
+    }
+
+    /// The name of the bridge's port that was made last.
+    pub fn last_port(&self) -> String {
+        format!("port{}", self.ports)
     }
 }
 

@@ -1,0 +1,33 @@
+//! Machines become nodes.
+
+use std::collections::BTreeSet;
+
+use minisvc_tests::machines::{World, in_room};
+
+use super::{NODES, answers, answers_to_pod, cluster_ip, hello, join, placed};
+
+#[test]
+fn one_command_on_each_machine_makes_a_cluster() {
+    in_room("joining::one_command_on_each_machine_makes_a_cluster", |home| {
+        let world = World::on_one_network(home, "three", &NODES);
+        let _server = world.server(&[]);
+        let _agents = join(&world, &NODES);
+        hello(&world, 6);
+        let pods = placed(&world);
+        let nodes: BTreeSet<&str> = pods.values().map(String::as_str).collect();
+        assert_eq!(nodes, NODES.into(), "{pods:?}");
+        let names: BTreeSet<String> = pods.keys().cloned().collect();
+        let ip = cluster_ip(&world);
+        for machine in NODES.map(|n| world.machine(n)) {
+            assert_eq!(answers(machine, &format!("http://{ip}/"), 60), names, "from {}", machine.name());
+            let url = format!("http://{}:30080/", machine.ip());
+            assert_eq!(answers(world.machine("server"), &url, 60), names, "through {}", machine.name());
+        }
+        for (pod, node) in &pods {
+            assert_eq!(answers_to_pod(&world, pod, "http://hello/", 60), names, "from {pod} on {node}");
+        }
+        for (pod, node) in &pods {
+            assert!(world.sh(&format!("minisvc get pod {pod} -o wide")).ok().contains(node.as_str()));
+        }
+    });
+}
