@@ -58,7 +58,7 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             connections: 4096,
-            anonymous: 64,
+            anonymous: 256,
             handshakes: 128,
             handshake_time: Duration::from_secs(5),
             header_time: Duration::from_secs(30),

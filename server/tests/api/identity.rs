@@ -1,12 +1,14 @@
 //! Whom a node's certificate makes one: itself, as long as nobody else has its name, and nobody else.
 
+use std::{fs, os::unix::fs::PermissionsExt};
+
 use futures::StreamExt;
 use minisvc_proto::{
     NodeName, Revision,
-    client::ListParams,
+    client::{Client, Kubeconfig, ListParams},
     path::Target,
     report::NodeReport,
-    resource::{NODE_CREDENTIALS, SERVICES},
+    resource::{JOIN_TOKENS, NODE_CREDENTIALS, SERVICES},
 };
 use rcgen::KeyPair;
 use reqwest::Method;
@@ -96,6 +98,7 @@ async fn a_ready_nodes_name_is_taken_and_a_silent_ones_goes_to_the_next_machine(
     // What the old one had open ends, and each of its requests is told why.
     let cut = tokio::time::timeout(std::time::Duration::from_secs(20), watch.bytes()).await;
     drop(cut.expect("the watch of the revoked certificate ends"));
+    let old = api.plain_with(&first.answer.certificate, &first.key);
     for (method, path) in [
         (Method::GET, "/api/v1/services"),
         (Method::GET, "/apis/minisvc.io/v1/cluster"),
@@ -121,17 +124,44 @@ async fn a_removed_node_is_revoked() {
     assert_eq!(node.get("/api/v1/services").await.0, 200);
     let key = Target::collection(&NODE_CREDENTIALS, None).to_string() + "/node-1";
     assert_eq!(api.plain(true).answer(Method::DELETE, &key, "", "").await.0, 200);
-    // Its connection may end while it asks: then it asks again.
-    let (code, answer) = loop {
-        let asked = node.http.get(format!("{}/api/v1/services", api.url)).send().await;
-        let Ok(answer) = asked else { continue };
-        break (answer.status().as_u16(), answer.json::<Value>().await.unwrap());
-    };
+    // What was open may end under a request's hands: a new connection is refused in words.
+    let again = api.plain_with(&machine.answer.certificate, &machine.key);
+    let (code, answer) = again.get("/api/v1/services").await;
     assert_eq!(code, 401);
     assert!(
         message(&answer).starts_with("the certificate of node node-1 was revoked: the node was removed"),
         "{answer}"
     );
+    api.end().await;
+}
+
+#[tokio::test]
+async fn who_joined_and_which_tokens_there_are_outlives_the_server() {
+    let api = Api::start().await;
+    let token = api.token(json!({"uses": 2})).await;
+    let machine = api.join("node-1", &token).await;
+    let after = api.start_on_copy().await;
+    let node = after.plain_with(&machine.answer.certificate, &machine.key);
+    assert_eq!(node.get("/api/v1/services").await.0, 200);
+    after.join("node-2", &token).await;
+    let (code, answer) =
+        after.ask(&after.plain(false), "node-3", &token.bearer(), &csr(&KeyPair::generate().unwrap())).await;
+    assert_eq!(code, 401);
+    assert!(message(&answer).contains("is used up: it was for 2 machines"), "{answer}");
+    after.end().await;
+    api.end().await;
+}
+
+#[tokio::test]
+async fn the_administrators_file_is_for_its_owner_and_works() {
+    let api = Api::start().await;
+    let path = api.dir.path().join("admin.kubeconfig");
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let kubeconfig = Kubeconfig::load(&path).unwrap();
+    assert_eq!(kubeconfig.clusters[0].cluster.server, api.url);
+    let admin = Client::from_kubeconfig(&kubeconfig).unwrap();
+    let tokens = Target::collection(&JOIN_TOKENS, None);
+    assert!(admin.list(&tokens, &ListParams::default()).await.unwrap().1.is_empty());
     api.end().await;
 }
 

@@ -138,6 +138,33 @@ fn what_belongs_to_the_cluster_and_what_runs_in_it() {
 }
 
 #[test]
+fn tokens_and_credentials_say_how_long_they_are_good() {
+    let token = |name: &str, spec: Value, uses: Value| json!({"apiVersion": "minisvc.io/v1", "kind": "JoinToken", "metadata": meta(name), "spec": spec, "status": {"uses": uses}});
+    insta::assert_snapshot!(show(&[
+        token("a", json!({"uses": 5, "expirationTimestamp": "2026-01-01T13:00:00Z", "description": "rack 3"}), json!(2)),
+        token("b", json!({"description": "b"}), Value::Null),
+        token("c", json!({"expirationTimestamp": "2026-01-01T01:00:00Z", "description": "c"}), json!(1)),
+    ]), @"
+    ID | Uses | Expires | Age | Description
+    a | 2/5 | in 12h | 5m | rack 3
+    b | 0 | never | 5m | b
+    c | 1 | expired | 5m | c
+    ");
+    let credential = |name: &str, expires: &str| {
+        json!({"apiVersion": "minisvc.io/v1", "kind": "NodeCredential", "metadata": meta(name),
+            "spec": {"identity": "id", "joinedWith": "0123456789", "expires": expires}})
+    };
+    insta::assert_snapshot!(show(&[
+        credential("node-1", "2026-01-31T01:00:00Z"),
+        credential("node-2", "2026-01-01T00:00:00Z"),
+    ]), @"
+    Name | Identity | Joined-With | Expires | Age
+    node-1 | id | 0123456789 | in 30d | 5m
+    node-2 | id | 0123456789 | expired | 5m
+    ");
+}
+
+#[test]
 fn an_object_of_any_shape_has_a_row() {
     for resource in RESOURCES {
         for odd in [
