@@ -2,12 +2,15 @@
 
 mod error;
 mod exec;
+mod identity;
 pub mod informer;
+mod join;
 pub mod kubeconfig;
 mod request;
 mod tls;
+mod trust;
 
-use std::{fmt::Write as _, time::Duration};
+use std::{fmt::Write as _, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
@@ -18,9 +21,12 @@ use serde_json::Value;
 pub use self::{
     error::ClientError,
     exec::{ExecStream, SUBPROTOCOL},
+    identity::Identity,
     informer::{Informer, InformerEvent},
     kubeconfig::Kubeconfig,
+    join::join,
     request::{ListParams, PatchKind, query},
+    trust::key_hash,
 };
 use crate::{
     names::{NodeName, Revision},
@@ -50,17 +56,17 @@ impl Client {
     /// A client for the current context of a kubeconfig.
     pub fn from_kubeconfig(config: &Kubeconfig) -> Result<Self, ClientError> {
         let access = config.access()?;
-        let build = |alpn: &[&[u8]]| {
-            reqwest::Client::builder()
-                .tls_backend_preconfigured(tls::client_config(&access, alpn)?)
-                .no_proxy()
-                .connect_timeout(CONNECT_TIMEOUT)
-                .tcp_nodelay(true)
-                .http2_keep_alive_interval(KEEP_ALIVE)
-                .http2_keep_alive_timeout(KEEP_ALIVE)
-                .build()
-                .map_err(|e| ClientError::Tls(error::chain(&e)))
-        };
+        let identity = access.identity.as_ref().map(|(certificate, key)| Identity::new(certificate, key));
+        Self::new(&access, identity.transpose()?.map(Arc::new).as_ref())
+    }
+
+    /// The same, but who we are is what `identity` says at each connection.
+    pub fn with_identity(config: &Kubeconfig, identity: &Arc<Identity>) -> Result<Self, ClientError> {
+        Self::new(&config.access()?, Some(identity))
+    }
+
+    fn new(access: &kubeconfig::Access, identity: Option<&Arc<Identity>>) -> Result<Self, ClientError> {
+        let build = |alpn: &[&[u8]]| connection(tls::client_config(access, identity, alpn)?);
         Ok(Client {
             server: access.server.clone(),
             http: build(&[b"h2", b"http/1.1"])?,
@@ -301,6 +307,18 @@ impl Client {
     fn url(&self, path_and_query: &str) -> String {
         format!("{}{path_and_query}", self.server)
     }
+}
+
+fn connection(tls: rustls::ClientConfig) -> Result<reqwest::Client, ClientError> {
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .no_proxy()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .http2_keep_alive_timeout(KEEP_ALIVE)
+        .build()
+        .map_err(|e| ClientError::Tls(error::chain(&e)))
 }
 
 /// A line of a watch; one that carries an error is that error.

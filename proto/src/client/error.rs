@@ -109,6 +109,7 @@ fn meaning(error: &TlsError) -> String {
         TlsError::InvalidMessage(InvalidMessage::InvalidContentType) => {
             "what answers there speaks no TLS: is this the server's port?".into()
         }
+        TlsError::Other(other) => other.0.to_string(),
         other => other.to_string(),
     }
 }
