@@ -17,7 +17,7 @@ use axum::{
 };
 use minisvc_proto::{
     ApiError, Reason,
-    client::{ClientError, Kubeconfig, SUBPROTOCOL},
+    client::{ClientError, Identity, Kubeconfig, SUBPROTOCOL},
     resource::PODS,
 };
 use tokio::net::TcpListener;
@@ -28,8 +28,9 @@ use crate::{
     sync::pods::{Directory, Entry},
 };
 
-/// The only one who may ask.
+/// The only one who may ask, and the group that it must be in.
 const SERVER: &str = "minisvc-server";
+const MASTERS: &str = "system:masters";
 /// The longest message of an exec stream.
 const LONGEST: usize = 1 << 20;
 
@@ -58,9 +59,13 @@ struct Context<R> {
 }
 
 impl Api {
-    /// Listens, with the credentials of the node.
-    pub async fn bind(config: ApiConfig, kubeconfig: &Kubeconfig) -> Result<Self, ClientError> {
-        let tls = tls::server_config(&kubeconfig.credentials()?)?;
+    /// Listens. Shows the node's identity as it is at each connection; the CA of the kubeconfig says who may come.
+    pub async fn bind(
+        config: ApiConfig,
+        kubeconfig: &Kubeconfig,
+        identity: &Arc<Identity>,
+    ) -> Result<Self, ClientError> {
+        let tls = tls::server_config(&kubeconfig.credentials()?.ca, identity.clone())?;
         let listener = TcpListener::bind(config.listen).await.map_err(|e| {
             ClientError::Config(format!("cannot listen on {} for logs and exec: {e}", config.listen))
         })?;
@@ -97,11 +102,13 @@ fn refuse(error: &ApiError) -> Response {
 }
 
 async fn only_the_server(request: Request, next: axum::middleware::Next) -> Response {
-    let peer = request.extensions().get::<tls::Peer>().and_then(|p| p.0.clone());
-    match peer.as_deref() {
-        Some(SERVER) => next.run(request).await,
+    let peer = request.extensions().get::<tls::Peer>().cloned().unwrap_or_default();
+    match peer.0 {
+        Some(subject) if subject.name == SERVER && subject.groups.iter().any(|g| g == MASTERS) => {
+            next.run(request).await
+        }
         Some(other) => {
-            let why = format!("{other} may not ask an agent: only {SERVER} may");
+            let why = format!("{} may not ask an agent: only {SERVER} may", other.name);
             refuse(&ApiError::new(Reason::Forbidden, why))
         }
         None => {

@@ -3,11 +3,8 @@
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use minisvc_proto::{
-    NodeName,
-    client::{Client, ClientError, Kubeconfig},
-    report::NodeReport,
-};
+use ipnet::Ipv4Net;
+use minisvc_proto::{NodeName, client::ClientError, join::ClusterInfo, report::NodeReport};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
@@ -20,6 +17,7 @@ use crate::{
     config::API_PORT,
     dataplane::{self, Dataplane},
     dns::{Listeners, Zone, parse_resolv_conf},
+    identity::{self, IdentityError, Membership, renewal},
     net::{Net, NetConfig, NetError},
     nft::NftError,
     runtime::{LocalRuntime, RuntimeConfig, RuntimeError},
@@ -43,6 +41,9 @@ pub enum AgentError {
     /// The credentials cannot be used.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// This machine is no node.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// The server refuses this node.
     #[error("node {node} cannot be registered: {cause}")]
     Register {
@@ -82,53 +83,72 @@ pub enum AgentError {
 /// Runs an agent until cancelled. It leaves pods and rules as they are: the next one adopts them. Once it is registered,
 /// `progress` gets what the node tells of itself, for whoever started the agent.
 pub async fn run(
-    config: AgentConfig,
+    mut config: AgentConfig,
     progress: oneshot::Sender<watch::Receiver<NodeReport>>,
     shutdown: CancellationToken,
 ) -> Result<(), AgentError> {
     for dir in [&config.data_dir, &config.run_dir, &config.log_dir] {
         std::fs::create_dir_all(dir).map_err(|cause| AgentError::File { path: dir.clone(), cause })?;
     }
-    let kubeconfig = Kubeconfig::load(&config.config)?;
-    let client = Client::from_kubeconfig(&kubeconfig)?;
+    let Some(mut member) = identity::establish(&config, &shutdown).await? else { return Ok(()) };
     let mut boot = Boot::read(&config.run_dir);
-    let Some(local_pod_cidr) = registered(&client, &config, &boot, &shutdown).await? else { return Ok(()) };
+    let (cluster, local_pod_cidr) = loop {
+        match registered(&member, &boot, &shutdown).await {
+            Ok(None) => return Ok(()),
+            Ok(Some(found)) => break found,
+            // What is stored is worth nothing any more; a token says that this machine is to come back all the same.
+            Err(AgentError::Register { cause, .. }) if cause.is_unauthorized() && config.token.is_some() => {
+                tracing::warn!(%cause, "this machine joins anew");
+                let Some(anew) = identity::rejoin(&config, &member, &shutdown).await? else { return Ok(()) };
+                (member, config.token) = (anew, None);
+            }
+            Err(error) => return Err(error),
+        }
+    };
+    // From here on the certificate is all it takes.
+    config.token = None;
     boot.keep(&config.run_dir).map_err(|cause| AgentError::File { path: config.run_dir.clone(), cause })?;
-    tracing::info!(node = %config.node_name, ip = %config.node_ip, pods = %local_pod_cidr, "registered");
+    let (client, node_name, node_ip) = (member.client.clone(), member.name.clone(), member.ip);
+    tracing::info!(node = %node_name, ip = %node_ip, pods = %local_pod_cidr, "registered");
 
     let net = Net::start(NetConfig {
-        node_ip: config.node_ip,
+        node_ip,
         local_pod_cidr,
-        pod_cidr: config.pod_cidr,
-        service_cidr: config.service_cidr,
-        dns_ip: config.dns_ip(),
-        node_port_range: config.node_port_range,
+        pod_cidr: cluster.pod_cidr,
+        service_cidr: cluster.service_cidr,
+        dns_ip: cluster.dns_ip(),
+        node_port_range: cluster.node_port_range,
     })
     .await?;
     let dataplane = Dataplane::start(dataplane::Config {
-        node_ip: config.node_ip,
-        dns_ip: config.dns_ip(),
-        node_port_range: config.node_port_range,
-        service_cidr: config.service_cidr,
-        pod_cidr: config.pod_cidr,
+        node_ip,
+        dns_ip: cluster.dns_ip(),
+        node_port_range: cluster.node_port_range,
+        service_cidr: cluster.service_cidr,
+        pod_cidr: cluster.pod_cidr,
         local_pod_cidr,
     })?;
-    let zone = Arc::new(ArcSwap::from_pointee(Zone::empty(&config.cluster_domain)));
-    let dns_address = SocketAddr::new(config.dns_ip().into(), DNS_PORT);
+    let zone = Arc::new(ArcSwap::from_pointee(Zone::empty(&cluster.cluster_domain)));
+    let dns_address = SocketAddr::new(cluster.dns_ip().into(), DNS_PORT);
     let dns = Listeners::bind(&[dns_address]).await?;
     let resolv_conf = std::fs::read_to_string(&config.resolv_conf)
         .map_err(|cause| AgentError::File { path: config.resolv_conf.clone(), cause })?;
     let upstreams = parse_resolv_conf(&resolv_conf, &[dns_address.ip()]);
 
-    let listen = SocketAddr::new(config.node_ip.into(), API_PORT);
-    let api = Api::bind(ApiConfig { listen, run_dir: config.run_dir.clone() }, &kubeconfig).await?;
+    let listen = SocketAddr::new(node_ip.into(), API_PORT);
+    let api = Api::bind(
+        ApiConfig { listen, run_dir: config.run_dir.clone() },
+        &member.kubeconfig,
+        &member.identity,
+    )
+    .await?;
     let runtime = Arc::new(LocalRuntime::new(RuntimeConfig::new(&config.run_dir))?);
 
     let readiness = Readiness::new(&[services::PART, nodes::PART, pods::PART]);
     // Nobody has to listen.
     let _ = progress.send(readiness.subscribe());
     let mut parts = JoinSet::new();
-    let (recorder, events) = Recorder::new(client.clone(), config.node_name.clone(), shutdown.clone());
+    let (recorder, events) = Recorder::new(client.clone(), node_name.clone(), shutdown.clone());
     let part = |name: &'static str, work: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| async move {
         work.await;
         name
@@ -146,8 +166,8 @@ pub async fn run(
     ));
     let doors = Doors::default();
     let node_ports = node_ports::run(
-        config.node_name.clone(),
-        config.node_ip,
+        node_name.clone(),
+        node_ip,
         doors.subscribe(),
         dataplane.clone(),
         recorder.clone(),
@@ -163,7 +183,7 @@ pub async fn run(
     parts.spawn(part("services", Box::pin(services::run(client.clone(), outputs, shutdown.clone()))));
     let routes = nodes::run(
         client.clone(),
-        config.node_name.clone(),
+        node_name.clone(),
         net.clone(),
         dataplane.clone(),
         readiness.clone(),
@@ -171,11 +191,11 @@ pub async fn run(
     );
     parts.spawn(part("routes", Box::pin(routes)));
     let pods_config = pods::PodsConfig {
-        node: config.node_name.clone(),
-        node_ip: config.node_ip,
+        node: node_name.clone(),
+        node_ip,
         local_pod_cidr,
-        dns_ip: config.dns_ip(),
-        cluster_domain: config.cluster_domain.clone(),
+        dns_ip: cluster.dns_ip(),
+        cluster_domain: cluster.cluster_domain.clone(),
         run_dir: config.run_dir.clone(),
         log_dir: config.log_dir.clone(),
         resolv_conf: config.resolv_conf.clone(),
@@ -195,19 +215,20 @@ pub async fn run(
     let (unregistered, mut lost) = mpsc::channel(1);
     let reports = reporter::run(
         client.clone(),
-        config.node_name.clone(),
+        node_name.clone(),
         readiness.subscribe(),
         unregistered,
         shutdown.clone(),
     );
     parts.spawn(part("reporter", Box::pin(reports)));
+    parts.spawn(part("certificate", Box::pin(renewal::run(member.clone(), shutdown.clone()))));
 
     loop {
         tokio::select! {
             () = shutdown.cancelled() => break,
             Some(()) = lost.recv() => {
                 tracing::warn!("the server does not know this node; registering again");
-                if registered(&client, &config, &boot, &shutdown).await?.is_some_and(|cidr| cidr != local_pod_cidr) {
+                if registered(&member, &boot, &shutdown).await?.is_some_and(|(_, cidr)| cidr != local_pod_cidr) {
                     return Err(AgentError::MovedRange);
                 }
             }
@@ -224,23 +245,26 @@ pub async fn run(
     Ok(())
 }
 
-/// Registers, waiting for a server that does not answer; `None` when cancelled meanwhile.
+/// Registers, waiting for a server that does not answer, and learns what all nodes agree on; `None` when cancelled meanwhile.
 async fn registered(
-    client: &Client,
-    config: &AgentConfig,
+    member: &Membership,
     boot: &Boot,
     shutdown: &CancellationToken,
-) -> Result<Option<ipnet::Ipv4Net>, AgentError> {
+) -> Result<Option<(ClusterInfo, Ipv4Net)>, AgentError> {
     let mut wait = FIRST_RETRY;
     loop {
-        match register(client, &config.node_name, config.node_ip, boot).await {
-            Ok(cidr) => return Ok(Some(cidr)),
+        let tried = async {
+            let cluster = member.client.cluster().await?;
+            Ok((cluster, register(&member.client, &member.name, member.ip, boot).await?))
+        };
+        match tried.await {
+            Ok(found) => return Ok(Some(found)),
             Err(RegisterError::Client(error))
                 if error.api().is_none_or(|e| e.code >= 500 || e.is_conflict()) =>
             {
                 tracing::warn!(%error, "the node is not registered yet; trying again in {wait:?}");
             }
-            Err(cause) => return Err(AgentError::Register { node: config.node_name.clone(), cause }),
+            Err(cause) => return Err(AgentError::Register { node: member.name.clone(), cause }),
         }
         tokio::select! {
             () = shutdown.cancelled() => return Ok(None),

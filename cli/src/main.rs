@@ -79,8 +79,7 @@ fn start(args: args::Args) -> anyhow::Result<u8> {
             Later::Agent(agent) => {
                 logging::start();
                 commands::cancel_on_signal(stop.clone())?;
-                let config = config::path(global.config.as_deref())?;
-                commands::agent::run(&config, agent, stop).await.map(|()| 0)
+                commands::agent::run(agent, stop).await.map(|()| 0)
             }
             Later::Cluster(command) => commands::run(global, command).await,
         }

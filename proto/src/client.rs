@@ -23,8 +23,8 @@ pub use self::{
     exec::{ExecStream, SUBPROTOCOL},
     identity::Identity,
     informer::{Informer, InformerEvent},
-    kubeconfig::Kubeconfig,
     join::join,
+    kubeconfig::Kubeconfig,
     request::{ListParams, PatchKind, query},
     trust::key_hash,
 };

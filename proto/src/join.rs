@@ -4,7 +4,7 @@
 //! shows a join token (`Authorization: Bearer ID.SECRET`, see [`JoinToken::bearer`]) or the certificate that the node has now.
 //! `GET /apis/minisvc.io/v1/cluster` answers [`ClusterInfo`] to nodes and administrators.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, net::Ipv4Addr, str::FromStr, time::Duration};
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,9 @@ pub const TOKEN_PREFIX: &str = "minisvc1";
 /// The port of VXLAN between nodes that share no L2. Neither Linux' own 8472, which flannel and Cilium use, nor IANA's 4789, which
 /// Docker Swarm uses: all may run on one machine.
 pub const VXLAN_PORT: u16 = 8473;
+
+/// By how much certificates are back-dated, for clocks that do not agree.
+pub const BACKDATED: Duration = Duration::from_hours(24);
 
 const ID_DIGITS: usize = 10;
 const SECRET_DIGITS: usize = 64;
@@ -137,6 +140,13 @@ pub struct ClusterInfo {
     pub vxlan_port: u16,
     /// The DNS zone.
     pub cluster_domain: String,
+}
+
+impl ClusterInfo {
+    /// Where pods ask for names: the tenth address of the service range.
+    pub fn dns_ip(&self) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.service_cidr.network()) + 10)
+    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use std::{
 use futures::StreamExt;
 use minisvc_agent::{
     api::{Api, ApiConfig},
+    identity,
     runtime::{LocalRuntime, RuntimeConfig},
     sync::{
         events::Recorder,
@@ -22,9 +23,9 @@ use minisvc_agent::{
 };
 use minisvc_proto::{
     NodeName, Object, ObjectKey,
-    client::{Client, Kubeconfig, ListParams, PatchKind},
+    client::{Client, Identity, Kubeconfig, ListParams, PatchKind},
     path::Target,
-    resource::{NODES, PODS},
+    resource::{JOIN_TOKENS, NODES, PODS},
     watch::EventType,
 };
 use minisvc_server::{
@@ -89,13 +90,16 @@ impl TestNode {
         let url = format!("https://{}", server.address());
         let pki = Pki::load(&pki_dir(&home.join("server"))).unwrap();
         let config = |issued| Kubeconfig::from_yaml(&pki.kubeconfig(&issued, &url).unwrap()).unwrap();
-        let node: NodeName = NODE.parse().unwrap();
-        let kubeconfig = config(pki.issue_node(&node).unwrap());
         let admin = Client::from_kubeconfig(&config(pki.issue_admin().unwrap())).unwrap();
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let serving = server.serve(stop.clone());
         tasks.spawn(async move { serving.await.unwrap() });
+        let tokens = Target::collection(&JOIN_TOKENS, None);
+        let token = admin.create(&tokens, &Object::new(&JOIN_TOKENS, None, ""), false).await.unwrap();
+        let token = token.str_at("/status/token").unwrap().parse().unwrap();
+        let joined = identity::join(&url, &token, &NODE.parse().unwrap(), &stop).await.unwrap();
+        let kubeconfig = joined.unwrap().kubeconfig;
         let mut object = Object::new(&NODES, None, NODE);
         object.spec_mut();
         admin.create(&Target::collection(&NODES, None), &object, false).await.unwrap();
@@ -116,7 +120,9 @@ impl TestNode {
 
     /// Starts the agent's part, on what an earlier one left.
     pub async fn start_agent(&mut self) {
-        let client = Client::from_kubeconfig(&self.kubeconfig).unwrap();
+        let credentials = self.kubeconfig.credentials().unwrap();
+        let identity = Arc::new(Identity::new(&credentials.certificate, &credentials.key).unwrap());
+        let client = Client::with_identity(&self.kubeconfig, &identity).unwrap();
         let node: NodeName = NODE.parse().unwrap();
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
@@ -132,7 +138,7 @@ impl TestNode {
         let directory = Directory::default();
         let listen = (Ipv4Addr::LOCALHOST, 0).into();
         let config = ApiConfig { listen, run_dir: run_dir.clone() };
-        let api = Api::bind(config, &self.kubeconfig).await.unwrap();
+        let api = Api::bind(config, &self.kubeconfig, &identity).await.unwrap();
         let address = api.address().unwrap();
         self.api = Some(address);
         let facts = json!({"status": {"addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],

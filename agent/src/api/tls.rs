@@ -8,9 +8,9 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use minisvc_proto::client::{ClientError, kubeconfig::Credentials};
+use minisvc_proto::client::{ClientError, Identity};
 use rustls::{RootCertStore, ServerConfig, crypto::ring, server::WebPkiClientVerifier};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use rustls_pki_types::{CertificateDer, pem::PemObject};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -29,15 +29,24 @@ const HEAD: Duration = Duration::from_secs(10);
 /// After an accept that failed for want of resources.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The common name of who is at the other end; none without a certificate of the cluster's CA.
-#[derive(Clone, Debug)]
-pub struct Peer(pub Option<String>);
+/// Who is at the other end; none without a certificate of the cluster's CA.
+#[derive(Clone, Debug, Default)]
+pub struct Peer(pub Option<Subject>);
 
-/// The node's certificate serves, the cluster's CA says who may ask.
-pub fn server_config(credentials: &Credentials) -> Result<Arc<ServerConfig>, ClientError> {
+/// Whom a certificate names.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    /// Its common name.
+    pub name: String,
+    /// Its organisations.
+    pub groups: Vec<String>,
+}
+
+/// The node's identity serves, the cluster's CA (in PEM) says who may ask.
+pub fn server_config(ca: &[u8], identity: Arc<Identity>) -> Result<Arc<ServerConfig>, ClientError> {
     let bad = |what: &str, why: &dyn std::fmt::Display| ClientError::Tls(format!("{what}: {why}"));
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&credentials.ca) {
+    for certificate in CertificateDer::pem_slice_iter(ca) {
         let certificate = certificate.map_err(|e| bad("certificate-authority-data", &e))?;
         roots.add(certificate).map_err(|e| bad("certificate-authority-data", &e))?;
     }
@@ -46,16 +55,11 @@ pub fn server_config(credentials: &Credentials) -> Result<Arc<ServerConfig>, Cli
         .allow_unauthenticated()
         .build()
         .map_err(|e| bad("certificate-authority-data", &e))?;
-    let chain = CertificateDer::pem_slice_iter(&credentials.certificate)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|e| bad("client-certificate-data", &e))?;
-    let key = PrivateKeyDer::from_pem_slice(&credentials.key).map_err(|e| bad("client-key-data", &e))?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|e| bad("protocol versions", &e))?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(chain, key)
-        .map_err(|e| bad("client-certificate-data", &e))?;
+        .with_cert_resolver(identity);
     // A WebSocket needs HTTP/1.1.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
@@ -100,7 +104,7 @@ pub async fn serve(
 async fn connection(stream: TcpStream, acceptor: TlsAcceptor, router: Router) {
     let _ = stream.set_nodelay(true);
     let Ok(Ok(stream)) = timeout(HANDSHAKE, acceptor.accept(stream)).await else { return };
-    let peer = Peer(common_name(&stream));
+    let peer = Peer(subject(&stream));
     let service = router.map_request(move |mut request: http::Request<_>| {
         request.extensions_mut().insert(peer.clone());
         request
@@ -115,9 +119,11 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, router: Router) {
     }
 }
 
-fn common_name(stream: &TlsStream<TcpStream>) -> Option<String> {
+fn subject(stream: &TlsStream<TcpStream>) -> Option<Subject> {
     let certificate = stream.get_ref().1.peer_certificates()?.first()?;
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
-    let name = certificate.subject().iter_common_name().next()?.as_str().ok()?.to_owned();
-    Some(name)
+    let subject = certificate.subject();
+    let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
+    let groups = subject.iter_organization().filter_map(|o| Some(o.as_str().ok()?.to_owned())).collect();
+    Some(Subject { name, groups })
 }

@@ -115,6 +115,13 @@ pub enum RegisterError {
     },
 }
 
+impl RegisterError {
+    /// Whether the server does not take the node's certificate any more.
+    pub fn is_unauthorized(&self) -> bool {
+        matches!(self, RegisterError::Client(ClientError::Api(e)) if e.code == 401)
+    }
+}
+
 fn labels(node: &NodeName) -> Value {
     json!({
         "kubernetes.io/hostname": node.as_str(),

@@ -35,6 +35,10 @@ pub async fn run(
                 }
             }
             Err(error) => {
+                // Nobody is registered with a certificate that is worth nothing: whoever registers hears why.
+                if error.api().is_some_and(|e| e.code == 401) {
+                    let _ = unregistered.try_send(());
+                }
                 if reachable {
                     tracing::warn!(%error, "the server does not answer; what is programmed stays");
                 }

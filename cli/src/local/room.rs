@@ -2,11 +2,12 @@
 //! the kernel ends everything in it.
 
 use std::{
+    ffi::OsStr,
     fs,
     io::Write,
     net::{SocketAddr, TcpStream},
     os::fd::AsFd,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -72,7 +73,13 @@ pub fn run(args: &UpArgs, paths: &Paths) -> anyhow::Result<()> {
         }
     }
     let api = format!("https://127.0.0.1:{}", args.api_port);
-    credentials(server, paths, &["--admin"], &api, &paths.admin_config())?;
+    let data = paths.data.join("server");
+    let arg = OsStr::new;
+    let admin = ["server", "credentials", "--admin", "--server", &api, "--data-dir"].map(arg);
+    keep_printed(server, &[&admin[..], &[data.as_os_str()]].concat(), &paths.admin_config())?;
+    let config = data.join("admin.kubeconfig");
+    let token = ["token", "create", "--ttl", TOKEN_LIFE, "--config"].map(arg);
+    keep_printed(server, &[&token[..], &[config.as_os_str()]].concat(), &token_file(paths))?;
     say("server up");
     for node in nodes {
         supervisor.add(agent_service(node, server, paths)?)?;
@@ -125,12 +132,11 @@ fn agent_service<'m>(machine: &'m Machine, server: &Machine, paths: &Paths) -> a
     for dir in [&data, &run, &log] {
         create_private(dir).with_context(|| dir.display().to_string())?;
     }
-    let config = paths.run.join(format!("{name}.kubeconfig"));
     let url = format!("https://{}:{}", server.ip, super::SERVER_PORT);
-    credentials(server, paths, &["--node", name], &url, &config)?;
     let mut args = vec!["agent".to_owned()];
     for (flag, value) in [
-        ("--config", config.display().to_string()),
+        ("--server", url),
+        ("--token-file", token_file(paths).display().to_string()),
         ("--node-name", name.clone()),
         ("--node-ip", machine.ip.to_string()),
         ("--data-dir", data.display().to_string()),
@@ -143,18 +149,25 @@ fn agent_service<'m>(machine: &'m Machine, server: &Machine, paths: &Paths) -> a
     Ok(Service::new(machine, args, paths.log.join(format!("{name}.log"))))
 }
 
-/// Has the server's command print a kubeconfig, and keeps it in a file of mode 0600.
-fn credentials(server: &Machine, paths: &Paths, who: &[&str], url: &str, to: &Path) -> anyhow::Result<()> {
+/// A token for the nodes of this start: those that have joined before do not need it.
+const TOKEN_LIFE: &str = "10m";
+
+fn token_file(paths: &Paths) -> PathBuf {
+    paths.run.join("join-token")
+}
+
+/// Has a command of `minisvc` print a secret on the server's machine, and keeps it in a file of mode 0600.
+fn keep_printed(server: &Machine, args: &[&OsStr], to: &Path) -> anyhow::Result<()> {
     let mut command = Command::new(super::own_binary()?);
-    command.args(["server", "credentials"]).args(who).arg("--data-dir").arg(paths.data.join("server"));
-    command.args(["--server", url]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let output = server.enter(|| {
         SigSet::empty().thread_set_mask()?;
         command.output()
     })?;
-    let output = output.context("cannot start `minisvc server credentials`")?;
+    let what = args.iter().take(2).map(|a| a.to_string_lossy()).collect::<Vec<_>>().join(" ");
+    let output = output.with_context(|| format!("cannot start `minisvc {what}`"))?;
     if !output.status.success() {
-        bail!("`minisvc server credentials` failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+        bail!("`minisvc {what}` failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     write_private(to, &output.stdout)
 }

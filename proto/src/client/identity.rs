@@ -38,7 +38,8 @@ fn certified(certificate: &[u8], key: &[u8]) -> Result<CertifiedKey, ClientError
         .collect::<Result<Vec<_>, _>>()
         .map_err(|e| bad("client-certificate-data", &e))?;
     let key = PrivateKeyDer::from_pem_slice(key).map_err(|e| bad("client-key-data", &e))?;
-    CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(|e| bad("client-certificate-data", &e))
+    CertifiedKey::from_der(chain, key, &ring::default_provider())
+        .map_err(|e| bad("client-certificate-data", &e))
 }
 
 impl ResolvesClientCert for Identity {

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use minisvc_proto::NodeName;
+use minisvc_proto::{NodeName, join::BACKDATED};
 use rcgen::{
     Certificate, CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose, SanType,
 };
@@ -14,8 +14,6 @@ use super::{
     ADMIN_USER, MASTERS, NODE_PREFIX, NODES, Pki, PkiError, SERVER_USER, node_tls_name, request::Request,
 };
 
-/// For clocks that do not agree.
-pub const BACKDATED: Duration = Duration::from_hours(24);
 /// Ten years: of the CA, and of what nobody renews.
 pub const LIFETIME: Duration = Duration::from_hours(10 * 365 * 24);
 /// Of the file that the server makes at each start.
