@@ -185,7 +185,7 @@ mod tests {
             "minisvc version --client -o json",
             "minisvc server --vxlan-port 4790 --node-certificate-ttl 10s",
             "minisvc server --listen 127.0.0.1:0 --tls-san a --tls-san ::1",
-            "minisvc server credentials --node node-1 --data-dir /d --server https://s:7443",
+            "minisvc server credentials --admin --data-dir /d --server https://s:7443",
         ] {
             if let Err(e) = parse(good) {
                 panic!("{good}: {e}");
@@ -223,7 +223,7 @@ mod tests {
             ("minisvc token revoke", "<ID>"),
             ("minisvc node remove", "<NODE>"),
             ("minisvc server credentials", "--admin"),
-            ("minisvc server credentials --admin --node n", "--node"),
+            ("minisvc server credentials --node n", "--node"),
         ] {
             let Err(e) = parse(bad) else { panic!("{bad} is accepted") };
             assert_eq!(e.exit_code(), 2, "{bad}");

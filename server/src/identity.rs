@@ -111,6 +111,7 @@ mod tests {
             name: format!("{NODE_PREFIX}{node}"),
             groups: vec![NODES.into()],
             identity: Some(identity.into()),
+            until: None,
         }
     }
 

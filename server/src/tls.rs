@@ -9,7 +9,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     pin::pin,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use axum::Router;
@@ -193,10 +193,13 @@ impl Server {
     ) {
         // What goes on in a node's connections ends with its certificate's life.
         let revoked = self.identities.until_revoked(&user);
+        // TLS looks at a certificate's end in the handshake alone.
+        let left = user.until.map(|end| end.duration_since(SystemTime::now()).unwrap_or_default());
         tokio::select! {
+            () = sleep(left.unwrap_or(Duration::MAX)) => tracing::info!(%peer, user = user.name, "a certificate has ended: so does its connection"),
             () = place.lost() => {}
             () = revoked.cancelled() => {}
-            () = self.serve(stream, user, peer) => {}
+            () = self.serve(stream, user.clone(), peer) => {}
         }
     }
 

@@ -63,19 +63,15 @@ fn certificate_ttl(s: &str) -> Result<Duration, String> {
 
 #[derive(Debug, Subcommand)]
 pub enum ServerWhat {
-    /// Print a kubeconfig with new credentials, for an administrator or a node
+    /// Print a kubeconfig with new credentials of an administrator; a node gets its own with a token
     Credentials(Credentials),
 }
 
 #[derive(Debug, Args)]
-#[command(group(clap::ArgGroup::new("who").required(true).args(["admin", "node"])))]
 pub struct Credentials {
     /// Credentials that may do everything
-    #[arg(long)]
+    #[arg(long, required = true)]
     pub admin: bool,
-    /// Credentials of the node with this name
-    #[arg(long, value_name = "NAME")]
-    pub node: Option<String>,
     /// The server's data directory
     #[arg(long, env = "MINISVC_DATA_DIR")]
     pub data_dir: Option<PathBuf>,

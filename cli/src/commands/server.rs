@@ -60,14 +60,7 @@ fn credentials(args: Credentials) -> anyhow::Result<()> {
         bail!("--server: \"{}\" is no https:// URL", args.server);
     }
     let pki = Pki::load(&pki_dir(&data_dir(args.data_dir)?))?;
-    let issued = match args.node {
-        Some(name) => {
-            let node = name.parse().with_context(|| format!("--node \"{name}\""))?;
-            pki.issue_node(&node)?
-        }
-        None => pki.issue_admin()?,
-    };
-    let text = pki.kubeconfig(&issued, args.server.trim_end_matches('/'))?;
+    let text = pki.kubeconfig(&pki.issue_admin()?, args.server.trim_end_matches('/'))?;
     Ok(output::bytes(text.as_bytes())?)
 }
 

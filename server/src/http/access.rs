@@ -2,6 +2,8 @@
 
 pub mod writes;
 
+use std::time::{Duration, SystemTime};
+
 use minisvc_proto::{ApiError, ObjectKey, path::Target};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -17,6 +19,8 @@ pub struct User {
     pub groups: Vec<String>,
     /// The certificate's organisational unit: which machine of a node's name it is.
     pub identity: Option<String>,
+    /// The certificate's end.
+    pub until: Option<SystemTime>,
 }
 
 impl User {
@@ -26,6 +30,7 @@ impl User {
             name: "system:anonymous".into(),
             groups: vec!["system:unauthenticated".into()],
             identity: None,
+            until: None,
         }
     }
 
@@ -37,7 +42,10 @@ impl User {
         let groups = subject.iter_organization().filter_map(|o| Some(o.as_str().ok()?.to_owned())).collect();
         let identity = subject.iter_organizational_unit().next();
         let identity = identity.and_then(|ou| Some(ou.as_str().ok()?.to_owned()));
-        Some(User { name, groups, identity })
+        // The second that the certificate names still belongs to it. [RFC 5280, 4.1.2.5]
+        let end = u64::try_from(certificate.validity().not_after.timestamp()).ok()?.saturating_add(1);
+        let until = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(end));
+        Some(User { name, groups, identity, until })
     }
 
     /// Whether there was no certificate.
@@ -171,7 +179,7 @@ mod tests {
     use super::*;
 
     fn user(name: &str, group: &str) -> User {
-        User { name: name.into(), groups: vec![group.into()], identity: None }
+        User { name: name.into(), groups: vec![group.into()], identity: None, until: None }
     }
 
     #[test]

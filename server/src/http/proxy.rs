@@ -234,7 +234,8 @@ fn agent_fault(node: &str, agent: Option<&User>, current: Option<&str>) -> Optio
     if agent.node() != Some(node) {
         return Some(format!("{} answers there", agent.name));
     }
-    (agent.identity.as_deref() != current).then(|| {
+    let is_current = agent.identity.is_some() && agent.identity.as_deref() == current;
+    (!is_current).then(|| {
         "a machine answers there whose certificate was revoked: the node was removed, or another one joined under its name".into()
     })
 }
@@ -277,12 +278,14 @@ mod tests {
             name: format!("{NODE_PREFIX}{name}"),
             groups: vec![GROUP.into()],
             identity: identity.map(str::to_owned),
+            until: None,
         };
         for (agent, current, says) in [
             (Some(agent("n1", Some("a"))), Some("a"), None),
             (Some(agent("n1", Some("a"))), Some("b"), Some("revoked")),
             (Some(agent("n1", Some("a"))), None, Some("revoked")),
             (Some(agent("n1", None)), Some("b"), Some("revoked")),
+            (Some(agent("n1", None)), None, Some("revoked")),
             (Some(agent("n2", Some("a"))), Some("a"), Some("system:node:n2 answers there")),
             (None, Some("a"), Some("cannot be read")),
         ] {

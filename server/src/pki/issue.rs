@@ -85,12 +85,6 @@ impl Pki {
         self.sign(ADMIN_USER, leaf(ADMIN_USER, Some(MASTERS), None, &usages, Validity::now(lifetime)))
     }
 
-    /// A node's credentials, for the API and for its own.
-    pub fn issue_node(&self, node: &NodeName) -> Result<Issued, PkiError> {
-        let params = node_leaf(node, None, Validity::now(LIFETIME))?;
-        self.sign(&format!("{NODE_PREFIX}{node}"), params)
-    }
-
     /// A certificate in PEM for the key of a node's request. Its names are ours: of the request, only the key is taken.
     pub fn sign_node(
         &self,
@@ -99,7 +93,7 @@ impl Pki {
         identity: &str,
         validity: Validity,
     ) -> Result<String, PkiError> {
-        let params = node_leaf(node, Some(identity), validity)?;
+        let params = node_leaf(node, identity, validity)?;
         Ok(params.signed_by(&request.csr.public_key, &self.authority.issuer)?.pem())
     }
 
@@ -169,14 +163,10 @@ pub(super) fn leaf(
     params
 }
 
-fn node_leaf(
-    node: &NodeName,
-    identity: Option<&str>,
-    validity: Validity,
-) -> Result<CertificateParams, PkiError> {
+fn node_leaf(node: &NodeName, identity: &str, validity: Validity) -> Result<CertificateParams, PkiError> {
     let user = format!("{NODE_PREFIX}{node}");
     let usages = [ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
-    let mut params = leaf(&user, Some(NODES), identity, &usages, validity);
+    let mut params = leaf(&user, Some(NODES), Some(identity), &usages, validity);
     params.subject_alt_names.push(dns_name(&node_tls_name(node.as_str()))?);
     Ok(params)
 }

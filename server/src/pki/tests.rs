@@ -11,7 +11,7 @@ use rustls::{
     client::{WebPkiServerVerifier, danger::ServerCertVerifier},
     server::WebPkiClientVerifier,
 };
-use rustls_pki_types::{CertificateDer, UnixTime, pem::PemObject};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime, pem::PemObject};
 
 use super::{
     authority::ca_files,
@@ -27,6 +27,20 @@ fn serve(pki: &Pki, names: &[&str], ips: &[&str]) -> ServerConfig {
     let reached =
         Reached::new(names.iter().map(|n| (*n).to_owned()), ips.iter().map(|ip| ip.parse().unwrap()));
     pki.server_config(pki.serving(reached).unwrap()).unwrap()
+}
+
+/// What a machine has that joined as this node.
+fn node_certificate(
+    pki: &Pki,
+    name: &str,
+    validity: Validity,
+) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
+    let key = KeyPair::generate().unwrap();
+    let csr = rcgen::CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
+    let request = Request::from_pem(&csr).unwrap();
+    let pem = pki.sign_node(&request, &name.parse().unwrap(), "identity", validity).unwrap();
+    let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+    (CertificateDer::from_pem_slice(pem.as_bytes()).unwrap(), key)
 }
 
 /// Both sides of a handshake in memory, and the certificate that the client showed.
@@ -73,12 +87,12 @@ fn the_ca_outlives_restarts_and_the_servers_certificate_follows_its_addresses() 
 fn a_node_cannot_pose_as_the_api_server_whatever_its_name() {
     let dir = tempfile::tempdir().unwrap();
     let pki = open(dir.path());
-    let node = pki.issue_node(&"localhost".parse().unwrap()).unwrap();
+    let (node, key) = node_certificate(&pki, "localhost", Validity::now(Duration::from_hours(1)));
     let posing = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
-        .with_single_cert(vec![node.der()], node.private_key())
+        .with_single_cert(vec![node], key)
         .unwrap();
     let client = || pki.client_config_for_agents().unwrap();
     assert!(handshake(client(), "localhost", posing.clone()).is_err());
@@ -89,10 +103,10 @@ fn a_node_cannot_pose_as_the_api_server_whatever_its_name() {
 fn a_kubeconfig_is_read_by_the_client() {
     let dir = tempfile::tempdir().unwrap();
     let pki = open(dir.path());
-    let node = pki.issue_node(&"node-1".parse().unwrap()).unwrap();
-    let config = Kubeconfig::from_yaml(&pki.kubeconfig(&node, "https://10.0.0.1:7443").unwrap()).unwrap();
+    let admin = pki.issue_admin().unwrap();
+    let config = Kubeconfig::from_yaml(&pki.kubeconfig(&admin, "https://10.0.0.1:7443").unwrap()).unwrap();
     assert_eq!(config.clusters[0].cluster.server, "https://10.0.0.1:7443");
-    assert_eq!(config.users[0].name, "system:node:node-1");
+    assert_eq!(config.users[0].name, "minisvc-admin");
     minisvc_proto::client::Client::from_kubeconfig(&config).expect("the credentials fit together");
 }
 
@@ -139,12 +153,7 @@ fn clocks_may_differ_by_an_hour_and_certificates_end() {
     let dir = tempfile::tempdir().unwrap();
     let pki = open(dir.path());
     let now = SystemTime::now();
-    let key = KeyPair::generate().unwrap();
-    let csr = rcgen::CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
-    let request = Request::from_pem(&csr).unwrap();
-    let validity = Validity::at(now, Duration::from_hours(30 * 24));
-    let pem = pki.sign_node(&request, &"node-1".parse().unwrap(), "identity", validity).unwrap();
-    let node = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+    let (node, _) = node_certificate(&pki, "node-1", Validity::at(now, Duration::from_hours(30 * 24)));
     let clients =
         WebPkiClientVerifier::builder_with_provider(pki.roots().unwrap(), provider()).build().unwrap();
     let agents =

@@ -87,6 +87,27 @@ async fn certificates_that_have_ended_or_are_of_another_ca_are_refused_in_the_ha
 }
 
 #[tokio::test]
+async fn a_connection_does_not_outlive_its_certificate() {
+    let api = Api::start().await;
+    let machine = api.join("node-1", &api.token(json!({})).await).await;
+    let (_, credential) = api.plain(true).get("/apis/minisvc.io/v1/nodecredentials/node-1").await;
+    let key = KeyPair::from_pem(&machine.key).unwrap();
+    let request = Request::from_pem(&csr(&key)).unwrap();
+    let identity = credential["spec"]["identity"].as_str().unwrap();
+    let soon = Validity::now(Duration::from_secs(3));
+    let brief = api.pki().sign_node(&request, &"node-1".parse().unwrap(), identity, soon).unwrap();
+    let node = api.plain_with(&brief, &machine.key);
+    let watch = node.http.get(format!("{}/api/v1/services?watch=true", api.url)).send().await.unwrap();
+    assert_eq!(watch.status().as_u16(), 200);
+    let ended = tokio::time::timeout(Duration::from_secs(30), watch.bytes()).await;
+    drop(ended.expect("the watch ends with the certificate"));
+    assert!(std::time::SystemTime::now() > soon.not_after - Duration::from_secs(1));
+    let said = hears(&api, &brief, &machine.key).await;
+    assert!(said.contains("CertificateExpired"), "{said}");
+    api.end().await;
+}
+
+#[tokio::test]
 async fn those_who_say_nothing_take_nobody_elses_place() {
     let limits = Limits {
         handshakes: 3,
