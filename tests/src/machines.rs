@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test kit: what cannot go on fails the test here")]
 
+mod impostor;
 mod machine;
 mod process;
 mod room;
@@ -15,7 +16,14 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-pub use self::{machine::Machine, process::Process, room::in_room};
+pub use self::{
+    impostor::{Impostor, OfAnotherCa, WithStolenKey},
+    machine::Machine,
+    process::Process,
+    room::in_room,
+};
+use minisvc_proto::client::{Kubeconfig, kubeconfig::Credentials};
+
 use crate::{
     binary::minisvc,
     cluster::{Said, copy_tree},
@@ -141,6 +149,12 @@ impl World {
         serde_json::from_str(&self.sh(&format!("minisvc get {what} -o json")).ok()).unwrap()
     }
 
+    /// What a node's agent keeps: its certificate and key, and the cluster's CA.
+    pub fn credentials_of(&self, node: &str) -> Credentials {
+        let file = self.machine(node).path("/var/lib/minisvc/agent/node.kubeconfig");
+        Kubeconfig::load(&file).unwrap().credentials().unwrap()
+    }
+
     /// The text of a new join token, made with these flags.
     pub fn token(&self, flags: &str) -> String {
         self.sh(&format!("minisvc token create {flags}")).ok().trim().to_owned()
@@ -157,12 +171,7 @@ impl World {
 
     /// Starts an agent that joins with a token.
     pub fn join(&self, machine: &str, token: &str) -> Process {
-        let _ = token;
-        let text = self
-            .machine(SERVER)
-            .run(&["server", "credentials", "--node", machine, "--server", &self.url()])
-            .ok();
-        self.machine(machine).start(&["agent", "--config", &self.file(&text)])
+        self.machine(machine).start(&["agent", "--server", &self.url(), "--token-file", &self.file(token)])
     }
 
     /// Runs an agent that is refused: its one line of error. The agent's log may say things before, never the error twice.

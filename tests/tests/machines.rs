@@ -4,10 +4,16 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails here")]
 #![cfg(target_os = "linux")]
 
+#[path = "machines/attacks.rs"]
+mod attacks;
+#[path = "machines/identity.rs"]
+mod identity;
 #[path = "machines/joining.rs"]
 mod joining;
 #[path = "machines/losses.rs"]
 mod losses;
+#[path = "machines/tokens.rs"]
+mod tokens;
 
 use std::{
     collections::BTreeMap,
