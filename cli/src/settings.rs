@@ -15,7 +15,11 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow, bail};
-use clap::{ArgMatches, Command, CommandFactory, FromArgMatches, parser::ValueSource};
+use clap::{
+    ArgMatches, Command, CommandFactory, FromArgMatches,
+    error::{ContextKind, ContextValue},
+    parser::ValueSource,
+};
 
 use self::flags::{Flag, SETTINGS, SETTINGS_VARIABLE};
 use crate::args::Args;
@@ -50,9 +54,25 @@ pub struct Parsed {
 
 /// Parses a command line, program name included.
 pub fn parse(argv: &[OsString], around: &Surroundings) -> Result<Parsed, Fault> {
-    let (matches, warnings) = matches(argv, around)?;
+    let discreet = |fault| match fault {
+        Fault::Usage(error) => Fault::Usage(without_secret(error)),
+        Fault::Settings(error) => Fault::Settings(error),
+    };
+    let (matches, warnings) = matches(argv, around).map_err(discreet)?;
     let args = Args::from_arg_matches(&matches).map_err(Fault::Usage)?;
     Ok(Parsed { args, warnings })
+}
+
+/// Without what was typed for a flag that takes a secret: most of it may be right, and what a command says ends up in logs.
+fn without_secret(mut error: clap::Error) -> clap::Error {
+    let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg) else { return error };
+    let name = flag.split(' ').next().unwrap_or_default().trim_start_matches("--");
+    let command = command();
+    let mut all = command.get_subcommands().flat_map(Command::get_arguments);
+    if all.any(|arg| arg.get_long() == Some(name) && arg.is_hide_env_values_set()) {
+        error.insert(ContextKind::InvalidValue, ContextValue::String("...".into()));
+    }
+    error
 }
 
 /// [`parse`], before the values have types.

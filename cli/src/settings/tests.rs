@@ -253,6 +253,17 @@ fn usage_errors_are_those_of_clap() {
     }
 }
 
+#[test]
+fn a_secret_that_was_typed_wrongly_is_not_repeated() {
+    let Err(Fault::Usage(e)) = Machine::new().parse("agent --token s3cret") else { panic!("it is accepted") };
+    let told = e.to_string();
+    assert!(told.contains("--token") && told.contains("no join token") && !told.contains("s3cret"), "{told}");
+    let Err(Fault::Usage(e)) = Machine::new().parse("agent --node-ip s3cret") else {
+        panic!("it is accepted")
+    };
+    assert!(e.to_string().contains("s3cret"), "what is no secret is shown: {e}");
+}
+
 /// A command whose flags exclude each other, and that has a secret.
 fn joining() -> Command {
     use clap::{Arg, ArgGroup};

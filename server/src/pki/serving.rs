@@ -10,7 +10,8 @@ use arc_swap::ArcSwap;
 use rcgen::{ExtendedKeyUsagePurpose, SanType};
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
-    server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier},
+    client::Resumption,
+    server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier},
     sign::CertifiedKey,
 };
 use rustls_pki_types::CertificateDer;
@@ -141,6 +142,9 @@ impl Pki {
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(serving);
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        // A resumed session would bring the certificate that the client had when it began: one that was renewed since.
+        config.send_tls13_tickets = 0;
+        config.session_storage = Arc::new(NoServerSessionStorage {});
         Ok(config)
     }
 
@@ -152,6 +156,8 @@ impl Pki {
             .with_root_certificates(self.roots()?)
             .with_client_auth_cert(vec![issued.der()], issued.private_key())?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        // What an agent shows is looked at each time, and not what it showed once.
+        config.resumption = Resumption::disabled();
         Ok(config)
     }
 
