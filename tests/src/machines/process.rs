@@ -5,7 +5,7 @@ use std::{
     io::{BufRead, BufReader, Write},
     path::Path,
     process::{Child, ExitStatus},
-    sync::{Arc, Condvar, Mutex},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -17,6 +17,11 @@ use nix::{
 
 /// No test waits longer for a line, or for an end.
 const PATIENCE: Duration = Duration::from_mins(1);
+
+/// A test that failed while it looked at the log leaves it as it is.
+fn held(log: &Mutex<Log>) -> MutexGuard<'_, Log> {
+    log.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// What `minisvc` begins its last line with when it ends with code 1.
 fn is_error(line: &str) -> bool {
@@ -49,10 +54,10 @@ impl Process {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 // A log that cannot be kept is no reason to stop reading.
                 let _ = writeln!(file, "{line}");
-                log.lock().unwrap().lines.push(line);
+                held(log).lines.push(line);
                 news.notify_all();
             }
-            log.lock().unwrap().ended = true;
+            held(log).ended = true;
             news.notify_all();
         });
         Ok(Process { command: command.to_owned(), child, log })
@@ -60,7 +65,7 @@ impl Process {
 
     /// All that it said so far.
     pub fn said(&self) -> Vec<String> {
-        self.log.0.lock().unwrap().lines.clone()
+        held(&self.log.0).lines.clone()
     }
 
     /// Its lines with this text so far.
@@ -73,7 +78,7 @@ impl Process {
     pub fn until(&self, text: &str) -> String {
         let end = Instant::now() + PATIENCE;
         let (log, news) = &*self.log;
-        let mut log = log.lock().unwrap();
+        let mut log = held(log);
         loop {
             if let Some(line) = log.lines.iter().find(|l| l.contains(text)) {
                 return line.clone();
@@ -85,7 +90,7 @@ impl Process {
                 self.command,
                 log.lines
             );
-            log = news.wait_timeout(log, left).unwrap().0;
+            log = news.wait_timeout(log, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -94,11 +99,11 @@ impl Process {
     pub fn ended(&mut self) -> ExitStatus {
         let end = Instant::now() + PATIENCE;
         let (log, news) = &*self.log;
-        let mut log = log.lock().unwrap();
+        let mut log = held(log);
         while !log.ended {
             let left = end.saturating_duration_since(Instant::now());
             assert!(!left.is_zero(), "`{}` does not end: {:#?}", self.command, log.lines);
-            log = news.wait_timeout(log, left).unwrap().0;
+            log = news.wait_timeout(log, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         drop(log);
         self.child.wait().unwrap()
