@@ -68,13 +68,15 @@ impl Manager {
         let beat = self.watchdog.map(|limit| tokio::spawn(self.clone().beat(limit)));
         let mut work = pin!(work);
         let ended = tokio::select! {
-            ended = work.as_mut() => {
-                self.tell("STOPPING=1\nSTATUS=ended");
-                ended
-            }
+            // What ends because it was asked to is stopping, however fast it is.
+            biased;
             () = stop.cancelled() => {
                 self.tell("STOPPING=1\nSTATUS=stopping");
                 work.await
+            }
+            ended = work.as_mut() => {
+                self.tell("STOPPING=1\nSTATUS=ended");
+                ended
             }
         };
         if let Some(beat) = beat {
@@ -227,8 +229,7 @@ mod tests {
         manager.while_running(&stop, stop.cancelled()).await;
         let (beats, last) = heard.await.unwrap();
         assert_eq!(beats, ["WATCHDOG=1"; 3]);
-        // Which of the two is seen first is no matter.
-        assert!(last == "STOPPING=1\nSTATUS=stopping" || last == "STOPPING=1\nSTATUS=ended", "{last}");
+        assert_eq!(last, "STOPPING=1\nSTATUS=stopping");
     }
 
     #[tokio::test]

@@ -4,11 +4,13 @@ use std::{
     any::TypeId,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     os::unix::fs::PermissionsExt,
+    sync::LazyLock,
     time::Duration,
 };
 
 use clap::ArgAction;
 use ipnet::Ipv4Net;
+use minisvc_proto::{NodeName, join::JoinToken};
 
 use super::*;
 use crate::settings::flags::Kind;
@@ -78,6 +80,10 @@ fn samples(flag: &Flag) -> [&'static str; 3] {
         ["30001-31000", "30002-31000", "30003-31000"]
     } else if takes(TypeId::of::<Duration>()) {
         ["11h", "12h", "13h"]
+    } else if takes(TypeId::of::<NodeName>()) {
+        ["one", "two", "three"]
+    } else if takes(TypeId::of::<JoinToken>()) {
+        tokens()
     } else if flag.kind() == Kind::Number {
         ["1001", "1002", "1003"]
     } else if takes(TypeId::of::<String>()) || takes(TypeId::of::<PathBuf>()) {
@@ -85,6 +91,13 @@ fn samples(flag: &Flag) -> [&'static str; 3] {
     } else {
         panic!("--{} has a type without samples: add some, and to Flag::example", flag.name())
     }
+}
+
+/// Three join tokens.
+fn tokens() -> [&'static str; 3] {
+    static TOKENS: LazyLock<[String; 3]> =
+        LazyLock::new(|| ["a", "b", "c"].map(|c| format!("minisvc1.{}.{}.{}", c.repeat(ID_DIGITS), c.repeat(SECRET_DIGITS), c.repeat(HASH_DIGITS))));
+    TOKENS.each_ref().map(String::as_str)
 }
 
 fn in_file(flag: &Flag, value: &str) -> String {
