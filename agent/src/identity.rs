@@ -148,7 +148,11 @@ impl Membership {
 }
 
 fn node_ip(config: &AgentConfig, server: &str) -> Result<Ipv4Addr, IdentityError> {
-    config.node_ip.map_or_else(|| address::towards(server).map_err(IdentityError::Address), Ok)
+    match config.node_ip {
+        Some(ip) => address::of_this_machine(ip),
+        None => address::towards(server),
+    }
+    .map_err(IdentityError::Address)
 }
 
 fn host_name() -> Result<NodeName, IdentityError> {

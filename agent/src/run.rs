@@ -62,7 +62,7 @@ pub enum AgentError {
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
     /// A socket.
-    #[error("{0}")]
+    #[error(transparent)]
     Socket(#[from] io::Error),
     /// A file.
     #[error("{}: {cause}", path.display())]

@@ -44,7 +44,15 @@ impl Listeners {
     pub async fn bind(addresses: &[SocketAddr]) -> io::Result<Self> {
         let mut pairs = Vec::new();
         for address in addresses {
-            let name = |e: io::Error| io::Error::new(e.kind(), format!("DNS on {address}: {e}"));
+            let name = |e: io::Error| {
+                let advice = match e.kind() {
+                    io::ErrorKind::AddrInUse => {
+                        ": does another agent run on this machine, or a name server that takes all its addresses? Stop that one"
+                    }
+                    _ => "",
+                };
+                io::Error::new(e.kind(), format!("DNS on {address}: {e}{advice}"))
+            };
             // A socket for each address: the answer then leaves from where the question went.
             let tcp = TcpListener::bind(address).await.map_err(name)?;
             // Port 0 gives one port for both.

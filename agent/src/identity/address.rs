@@ -24,9 +24,23 @@ pub fn towards(server: &str) -> Result<Ipv4Addr, String> {
     }
 }
 
+/// The address, if it is one of this machine: the server must not be told of another. An error is the reason in one line.
+pub fn of_this_machine(ip: Ipv4Addr) -> Result<Ipv4Addr, String> {
+    match UdpSocket::bind((ip, 0)) {
+        Ok(_) => Ok(ip),
+        Err(e) => Err(format!("this machine has no address {ip} ({e})")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_of_another_machine_is_refused() {
+        assert_eq!(of_this_machine(Ipv4Addr::LOCALHOST), Ok(Ipv4Addr::LOCALHOST));
+        assert!(of_this_machine(Ipv4Addr::new(192, 0, 2, 77)).unwrap_err().contains("no address 192.0.2.77"));
+    }
 
     #[test]
     fn a_server_on_this_machine_says_nothing_about_the_nodes_address() {
