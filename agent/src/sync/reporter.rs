@@ -1,5 +1,7 @@
 //! Tells the server how far this node is: at once when something is programmed, and as a heartbeat.
 
+use std::mem::discriminant;
+
 use minisvc_proto::{
     NodeName,
     client::Client,
@@ -18,17 +20,17 @@ pub async fn run(
     shutdown: CancellationToken,
 ) {
     let mut sequence = 0;
-    let mut reachable = true;
+    // Silence is said once, and so is what comes after it: a refusal, or another server.
+    let mut trouble = None;
     loop {
         let mut report = reports.borrow_and_update().clone();
         sequence += 1;
         report.sequence = sequence;
         match client.post_report(&node, &report).await {
             Ok(answer) => {
-                if !reachable {
+                if trouble.take().is_some() {
                     tracing::info!("the server answers again");
                 }
-                reachable = true;
                 if !answer.registered {
                     // Full means that the word is already on its way.
                     let _ = unregistered.try_send(());
@@ -39,10 +41,11 @@ pub async fn run(
                 if error.api().is_some_and(|e| e.code == 401) {
                     let _ = unregistered.try_send(());
                 }
-                if reachable {
+                let kind = Some(discriminant(&error));
+                if trouble != kind {
                     tracing::warn!(%error, "the server does not answer; what is programmed stays");
                 }
-                reachable = false;
+                trouble = kind;
                 // A dead server must not be asked in a tight loop when reports change quickly.
                 tokio::select! {
                     () = shutdown.cancelled() => return,
