@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use minisvc_tests::machines::{World, in_room};
+use minisvc_tests::machines::{ADMIN, World, in_room};
 use nix::sys::signal::Signal;
 
 use super::{NODES, answers, cluster_ip, hello, join, placed, text, until};
@@ -118,6 +118,51 @@ fn a_server_that_moved_is_found_where_agents_are_told_it_is() {
             let machine = world.machine(name);
             until("all pods answer", || answers(machine, &format!("http://{ip}/"), 40) == names);
         }
+    });
+}
+
+#[test]
+fn a_new_ca_ends_every_certificate_of_the_old_one() {
+    in_room("identity::a_new_ca_ends_every_certificate_of_the_old_one", |home| {
+        let world = World::on_one_network(home, "new-ca", &["node-1"]);
+        let server = world.server(&[]);
+        let agent = join(&world, &["node-1"]).remove(0);
+        hello(&world, 2);
+        let pods = placed(&world);
+        let names: BTreeSet<String> = pods.keys().cloned().collect();
+        let url = format!("http://{}/", cluster_ip(&world));
+        let place = world.machine("server");
+        let old = std::fs::read_to_string(place.path(ADMIN)).unwrap();
+        let old = world.file(&old);
+
+        // As docs/security.md has it.
+        server.stop();
+        let pki = place.path("/var/lib/minisvc/server/pki");
+        std::fs::rename(&pki, pki.with_extension("stolen")).unwrap();
+        let _server = world.server(&[]);
+        let line = place.run(&["--config", &old, "get", "nodes"]).refused(1);
+        assert!(line.contains("another CA"), "{line}");
+        agent.until("of another CA");
+        let machine = world.machine("node-1");
+        assert_eq!(answers(machine, &url, 20), names);
+        agent.stop();
+        let token = world.file(&world.token(""));
+        let flags = ["agent", "--server", &world.url(), "--token-file", &token];
+        let line = machine.start(&flags).refused();
+        assert!(line.contains("another cluster") && line.contains("node.kubeconfig"), "{line}");
+
+        std::fs::remove_file(machine.path("/var/lib/minisvc/agent/node.kubeconfig")).unwrap();
+        let agent = machine.start(&flags);
+        agent.until("registered");
+        for pod in &names {
+            until("the server and the node know each other", || {
+                let said = world.run(&["exec", pod, "--", "echo", "here"]);
+                said.status.success() && said.out.trim() == "here"
+            });
+        }
+        world.ready(&["node-1"]);
+        assert_eq!(placed(&world), pods, "the same pods");
+        assert_eq!(answers(machine, &url, 20), names);
     });
 }
 

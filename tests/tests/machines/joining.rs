@@ -4,14 +4,23 @@ use std::collections::BTreeSet;
 
 use minisvc_tests::machines::{World, in_room};
 
-use super::{NODES, answers, answers_to_pod, cluster_ip, hello, join, placed};
+use super::{NODES, answers, answers_to_pod, cluster_ip, hello, placed};
 
 #[test]
 fn one_command_on_each_machine_makes_a_cluster() {
     in_room("joining::one_command_on_each_machine_makes_a_cluster", |home| {
         let world = World::on_one_network(home, "three", &NODES);
         let _server = world.server(&[]);
-        let _agents = join(&world, &NODES);
+        // Each in another way.
+        let token = world.token("");
+        let file = world.file(&token);
+        let settings = world.file(&format!("server = '{}'\ntoken-file = '{file}'\n", world.url()));
+        let _agents = [
+            world.machine("node-1").start(&["agent", "--server", &world.url(), "--token", &token]),
+            world.machine("node-2").start(&["agent", "--server", &world.url(), "--token-file", &file]),
+            world.machine("node-3").start(&["agent", "--settings", &settings]),
+        ];
+        world.ready(&NODES);
         hello(&world, 6);
         let pods = placed(&world);
         let nodes: BTreeSet<&str> = pods.values().map(String::as_str).collect();
