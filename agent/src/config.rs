@@ -23,6 +23,8 @@ pub struct AgentConfig {
     pub log_dir: PathBuf,
     /// The resolv.conf whose servers get the names outside the cluster.
     pub resolv_conf: PathBuf,
+    /// Whether the agent lets the cluster's traffic through firewalls of others itself.
+    pub manage_host_firewall: bool,
 }
 
 /// Where the agent's own API listens, on the node's address.

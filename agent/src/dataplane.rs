@@ -10,7 +10,7 @@ use std::{
 
 use ipnet::Ipv4Net;
 use nix::errno::Errno;
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::{broadcast, oneshot, watch};
 
 pub use crate::net::NodeRoute;
 use crate::{
@@ -81,6 +81,7 @@ pub struct Dataplane;
 pub struct Handle {
     commands: mpsc::Sender<Command>,
     notices: broadcast::Sender<Notice>,
+    others: watch::Receiver<u64>,
 }
 
 impl Dataplane {
@@ -94,6 +95,7 @@ impl Dataplane {
             .map_err(|errno| NftError { what: "open the connection tracking table".into(), errno })?;
         let (commands, receiver) = mpsc::channel();
         let (notices, _) = broadcast::channel(NOTICES);
+        let (changed, others) = watch::channel(0);
         let worker = Worker {
             nft,
             conntrack,
@@ -110,6 +112,7 @@ impl Dataplane {
             state: State::New,
             expected: 0,
             notices: notices.clone(),
+            others: changed,
         };
         thread::Builder::new().name("dataplane".into()).spawn(move || worker.run(&receiver)).map_err(
             |e| NftError {
@@ -117,7 +120,7 @@ impl Dataplane {
                 errno: Errno::from_raw(e.raw_os_error().unwrap_or(0)),
             },
         )?;
-        Ok(Handle { commands, notices })
+        Ok(Handle { commands, notices, others })
     }
 }
 
@@ -135,6 +138,11 @@ impl Handle {
     /// What an administrator should hear of, from now on.
     pub fn notices(&self) -> broadcast::Receiver<Notice> {
         self.notices.subscribe()
+    }
+
+    /// Changes when somebody else may have changed rules of nf_tables, whosever they are.
+    pub fn changes_of_others(&self) -> watch::Receiver<u64> {
+        self.others.clone()
     }
 
     async fn ask(&self, command: impl FnOnce(Reply) -> Command) -> Result<(), NftError> {
@@ -168,6 +176,7 @@ struct Worker {
     /// The kernel's generation if nobody else changes anything.
     expected: u32,
     notices: broadcast::Sender<Notice>,
+    others: watch::Sender<u64>,
 }
 
 impl Worker {
@@ -277,6 +286,7 @@ impl Worker {
     }
 
     fn settle(&mut self) -> Result<Settled, NftError> {
+        self.others.send_modify(|changes| *changes += 1);
         // Taken before the comparison: a change that comes while we compare is looked at again.
         let generation = self.nft.generation()?;
         self.expected = generation.wrapping_sub(self.nft.commits());

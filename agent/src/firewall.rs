@@ -18,6 +18,6 @@ pub use self::{
     evaluate::Place,
     judge::{Blocker, Judgement, judge},
     remedy::{COMMENT, Pass, Remedy},
-    ruleset::{Family, Hook, Ruleset, Table},
+    ruleset::{Chain, Family, Hook, Ruleset, Table},
     traffic::{Ours, Traffic},
 };

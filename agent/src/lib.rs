@@ -9,6 +9,8 @@ pub mod conntrack;
 pub mod dataplane;
 pub mod dns;
 #[cfg(target_os = "linux")]
+pub mod doctor;
+#[cfg(target_os = "linux")]
 pub mod firewall;
 #[cfg(target_os = "linux")]
 pub mod identity;

@@ -17,12 +17,15 @@ use crate::{
     config::API_PORT,
     dataplane::{self, Dataplane},
     dns::{Listeners, Zone, parse_resolv_conf},
+    doctor::{self, ObserveError, Ranges, Taken},
+    firewall::{Foreign, Ours},
     identity::{self, IdentityError, Membership, renewal},
     net::{Net, NetConfig, NetError},
     nft::NftError,
     runtime::{LocalRuntime, RuntimeConfig, RuntimeError},
     sync::{
         events::Recorder,
+        firewall,
         node_ports::{self, Doors},
         nodes, pods,
         readiness::Readiness,
@@ -55,6 +58,12 @@ pub enum AgentError {
     /// Links or routes.
     #[error(transparent)]
     Net(#[from] NetError),
+    /// Something else has what the cluster needs.
+    #[error("this machine cannot be a node of this cluster: {0}")]
+    Taken(Taken),
+    /// The machine cannot be looked at.
+    #[error(transparent)]
+    Observe(#[from] ObserveError),
     /// Rules.
     #[error(transparent)]
     Nft(#[from] NftError),
@@ -111,6 +120,7 @@ pub async fn run(
     let (client, node_name, node_ip) = (member.client.clone(), member.name.clone(), member.ip);
     tracing::info!(node = %node_name, ip = %node_ip, pods = %local_pod_cidr, "registered");
 
+    room_for(&cluster).await?;
     let net = Net::start(NetConfig {
         node_ip,
         local_pod_cidr,
@@ -190,6 +200,24 @@ pub async fn run(
         shutdown.clone(),
     );
     parts.spawn(part("routes", Box::pin(routes)));
+    if let Some(uplink) = firewall::link_of(node_ip) {
+        let server = member.kubeconfig.server().ok().and_then(firewall::address_in);
+        let ours = Ours {
+            node_ip,
+            uplink,
+            local_pod_cidr,
+            pod_cidr: cluster.pod_cidr,
+            service_cidr: cluster.service_cidr,
+            dns_ip: cluster.dns_ip(),
+            vxlan_port: cluster.vxlan_port,
+            server,
+        };
+        let settings =
+            firewall::Config { node: node_name.clone(), ours, manage: config.manage_host_firewall };
+        let changes = dataplane.changes_of_others();
+        let looks = firewall::run(client.clone(), settings, changes, recorder.clone(), shutdown.clone());
+        parts.spawn(part("firewall", Box::pin(looks)));
+    }
     let pods_config = pods::PodsConfig {
         node: node_name.clone(),
         node_ip,
@@ -243,6 +271,16 @@ pub async fn run(
     }
     while parts.join_next().await.is_some() {}
     Ok(())
+}
+
+/// Refuses a machine where others have what the cluster needs.
+async fn room_for(cluster: &ClusterInfo) -> Result<(), AgentError> {
+    let rules = Foreign::open()?.read()?;
+    let ranges = Ranges { pods: cluster.pod_cidr, services: cluster.service_cidr };
+    match doctor::taken(ranges, &doctor::observe().await?, &rules).into_iter().next() {
+        Some(taken) => Err(AgentError::Taken(taken)),
+        None => Ok(()),
+    }
 }
 
 /// Registers, waiting for a server that does not answer, and learns what all nodes agree on; `None` when cancelled meanwhile.

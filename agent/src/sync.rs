@@ -1,6 +1,7 @@
 //! The loops that join what the server says, what is decided, and what the kernel and the processes do.
 
 pub mod events;
+pub mod firewall;
 pub mod node_ports;
 pub mod nodes;
 pub mod pods;

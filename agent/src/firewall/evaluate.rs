@@ -86,6 +86,12 @@ pub fn fate(table: &Table, chain: &Chain, base: &Base, packet: &Packet, marks: b
     }
 }
 
+/// Whether a rule of a table may apply to a packet.
+pub(super) fn may_apply(table: &Table, rule: &Rule, packet: &Packet) -> bool {
+    let walk = Walk { table, packet, marks: true };
+    walk.rule(&Chain::default(), rule, DEPTH).0 != Answer::No
+}
+
 struct Walk<'a> {
     table: &'a Table,
     packet: &'a Packet,

@@ -3,9 +3,10 @@
 use std::{collections::BTreeMap, fmt};
 
 use super::{
-    evaluate::{Fate, Place, fate},
+    evaluate::{Fate, Place, fate, may_apply},
+    packet::State,
     remedy::{DOCKER_USER, Remedy, passes},
-    ruleset::{Base, Chain, Expr, Family, Hook, Ruleset, Table},
+    ruleset::{Base, Chain, Expr, Family, Hook, Rule, Ruleset, Table},
     traffic::{Ours, Step, Traffic},
 };
 
@@ -78,14 +79,16 @@ fn if_dropped(blocker: &Blocker) -> String {
 
 /// Sends our traffic through the rules of others.
 pub fn judge(rules: &Ruleset, ours: &Ours) -> Judgement {
-    let steps = ours.steps();
-    let marks = writes_marks(rules);
+    let writers = mark_writers(rules);
+    // What somebody may have marked may carry any mark.
+    let may_be_marked = |step: &Step| writers.iter().any(|(t, r)| may_apply(t, r, &step.packet));
+    let steps: Vec<(Step, bool)> = ours.steps().into_iter().map(|s| (s.clone(), may_be_marked(&s))).collect();
     let iptables = if rules.legacy.is_empty() { "iptables" } else { "iptables-nft" };
     let mut judgement = Judgement { legacy: rules.legacy.clone(), ..Judgement::default() };
     for table in &rules.tables {
         for chain in &table.chains {
             let Some(base) = &chain.base else { continue };
-            let fates = fates(table, chain, base, &steps, marks);
+            let fates = fates(table, chain, base, &steps);
             let certain = fates.iter().any(|(_, f)| matches!(f, Fate::Dropped(_)));
             let mut traffic: BTreeMap<Traffic, Place> = BTreeMap::new();
             for (kind, fate) in fates {
@@ -97,7 +100,7 @@ pub fn judge(rules: &Ruleset, ours: &Ours) -> Judgement {
             }
             let Some(place) = traffic.values().next().cloned() else { continue };
             let kinds: Vec<Traffic> = traffic.into_keys().collect();
-            let remedy = remedy(table, chain, base, ours, &kinds, (&steps, marks));
+            let remedy = remedy(table, chain, base, ours, &kinds, &steps);
             let commands = remedy.commands(table, base.hook, ours, iptables);
             let blocker = Blocker {
                 family: table.family,
@@ -115,11 +118,11 @@ pub fn judge(rules: &Ruleset, ours: &Ours) -> Judgement {
     judgement
 }
 
-fn fates(table: &Table, chain: &Chain, base: &Base, steps: &[Step], marks: bool) -> Vec<(Traffic, Fate)> {
-    let here = steps.iter().filter(|step| step.hook == base.hook);
+fn fates(table: &Table, chain: &Chain, base: &Base, steps: &[(Step, bool)]) -> Vec<(Traffic, Fate)> {
+    let here = steps.iter().filter(|(step, _)| step.hook == base.hook);
     // Answers and later packets never come to a chain of type nat.
-    let seen = here.filter(|step| !base.is_nat || step.packet.state == super::packet::State::New);
-    seen.map(|step| (step.traffic, fate(table, chain, base, &step.packet, marks))).collect()
+    let seen = here.filter(|(step, _)| !base.is_nat || step.packet.state == State::New);
+    seen.map(|(step, marks)| (step.traffic, fate(table, chain, base, &step.packet, *marks))).collect()
 }
 
 /// Docker leaves a chain to its users, and puts it before its own rules; where that helps it is the better place.
@@ -129,7 +132,7 @@ fn remedy(
     base: &Base,
     ours: &Ours,
     kinds: &[Traffic],
-    (steps, marks): (&[Step], bool),
+    steps: &[(Step, bool)],
 ) -> Remedy {
     let passes = passes(ours, base.hook, kinds);
     let remedy = |chain: &str| Remedy {
@@ -144,16 +147,21 @@ fn remedy(
     };
     user.rules.splice(0..0, passes.iter().map(|pass| pass.rule(table.family)));
     let passed = |(kind, fate): (Traffic, Fate)| !kinds.contains(&kind) || fate == Fate::Accepted;
-    let helps = fates(&changed, chain, base, steps, marks).into_iter().all(passed);
+    let helps = fates(&changed, chain, base, steps).into_iter().all(passed);
     remedy(if helps { DOCKER_USER } else { &chain.name })
 }
 
-/// Whether anybody writes packet marks: what then depends on a mark cannot be told.
-fn writes_marks(rules: &Ruleset) -> bool {
-    let all = rules.tables.iter().flat_map(|t| &t.chains).flat_map(|c| &c.rules);
-    all.flat_map(|r| &r.expressions).any(|e| match e {
+/// The rules that write packet marks.
+fn mark_writers(rules: &Ruleset) -> Vec<(&Table, &Rule)> {
+    let writes = |e: &Expr| match e {
         Expr::SetMark => true,
         Expr::Target { name } => name == "MARK" || name == "CONNMARK",
         _ => false,
-    })
+    };
+    let mut found = Vec::new();
+    for table in &rules.tables {
+        let of = table.chains.iter().flat_map(|chain| &chain.rules);
+        found.extend(of.filter(|rule| rule.expressions.iter().any(writes)).map(|rule| (table, rule)));
+    }
+    found
 }

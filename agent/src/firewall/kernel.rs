@@ -148,9 +148,14 @@ impl Foreign {
         Ok(table)
     }
 
-    /// Puts our rules at the head of their chains, in one transaction for all.
-    pub fn insert(&mut self, remedies: &[Remedy]) -> Result<(), NftError> {
-        let mut messages = Vec::new();
+    /// Puts our rules at the head of their chains, in one transaction for all. Older ones of ours in the same chains go: they stand
+    /// where they no longer help.
+    pub fn insert(&mut self, rules: &Ruleset, remedies: &[Remedy]) -> Result<(), NftError> {
+        let mut messages = removals(rules, |table, chain| {
+            remedies
+                .iter()
+                .any(|r| (r.family, &r.table, &r.chain) == (table.family, &table.name, &chain.name))
+        });
         for remedy in remedies {
             for pass in &remedy.passes {
                 let mut body = vec![remedy.family.number(), 0, 0, 0];
@@ -167,25 +172,12 @@ impl Foreign {
 
     /// Removes our rules from tables of others; `Ok(0)`: there were none.
     pub fn remove(&mut self, rules: &Ruleset) -> Result<usize, NftError> {
-        let mut messages = Vec::new();
-        for table in &rules.tables {
-            for chain in &table.chains {
-                for rule in chain.rules.iter().filter(|r| is_ours(r)) {
-                    let mut body = vec![table.family.number(), 0, 0, 0];
-                    text(&mut body, 1, &table.name);
-                    text(&mut body, 2, &chain.name);
-                    attr(&mut body, 3, &rule.handle.to_be_bytes());
-                    messages.push((DELETE_RULE, 0, body));
-                }
-            }
-        }
-        if !messages.is_empty() {
-            self.commit("remove our rules from tables of others", &messages)?;
-        }
+        let messages = removals(rules, |_, _| true);
+        self.commit("remove our rules from tables of others", &messages)?;
         Ok(messages.len())
     }
 
-    fn commit(&mut self, what: &str, messages: &[(u16, u16, Vec<u8>)]) -> Result<(), NftError> {
+    fn commit(&mut self, what: &str, messages: &[Message]) -> Result<(), NftError> {
         if messages.is_empty() {
             return Ok(());
         }
@@ -231,6 +223,25 @@ impl Foreign {
 /// Whether a rule in a table of others was put there by us.
 pub fn is_ours(rule: &Rule) -> bool {
     rule.comment == COMMENT
+}
+
+/// A message's number, its flags and its contents.
+type Message = (u16, u16, Vec<u8>);
+
+fn removals(rules: &Ruleset, of: impl Fn(&Table, &Chain) -> bool) -> Vec<Message> {
+    let mut messages = Vec::new();
+    for table in &rules.tables {
+        for chain in table.chains.iter().filter(|chain| of(table, chain)) {
+            for rule in chain.rules.iter().filter(|r| is_ours(r)) {
+                let mut body = vec![table.family.number(), 0, 0, 0];
+                text(&mut body, 1, &table.name);
+                text(&mut body, 2, &chain.name);
+                attr(&mut body, 3, &rule.handle.to_be_bytes());
+                messages.push((DELETE_RULE, 0, body));
+            }
+        }
+    }
+    messages
 }
 
 fn long(data: Option<&[u8]>) -> u32 {

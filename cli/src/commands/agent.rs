@@ -42,6 +42,9 @@ pub struct AgentArgs {
     /// The resolvers for names outside the cluster
     #[arg(long, env = "MINISVC_RESOLV_CONF", default_value = "/etc/resolv.conf")]
     pub resolv_conf: PathBuf,
+    /// Insert accept rules for the cluster's traffic into chains of others that drop it
+    #[arg(long, env = "MINISVC_MANAGE_HOST_FIREWALL")]
+    pub manage_host_firewall: bool,
 }
 
 /// Runs until cancelled.
@@ -63,6 +66,7 @@ pub async fn run(args: AgentArgs, stop: CancellationToken) -> anyhow::Result<()>
         run_dir: args.run_dir,
         log_dir: args.log_dir,
         resolv_conf: args.resolv_conf,
+        manage_host_firewall: args.manage_host_firewall,
     };
     let manager = Manager::of_this_process();
     manager.status("registering with the server");
