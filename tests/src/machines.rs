@@ -179,6 +179,16 @@ impl World {
         self.machine(machine).start(&[&["agent"], flags].concat()).refused()
     }
 
+    /// The network of a pod that runs. All processes of a room see each other, so that its first process is found by its variables.
+    pub fn pod(&self, pod: &str) -> Namespace {
+        let wanted = format!("MINISVC_POD={pod}");
+        let is_its = |environ: Vec<u8>| environ.split(|b| *b == 0).any(|v| v == wanted.as_bytes());
+        let all = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
+        let found = all.into_iter().find(|path| fs::read(path.join("environ")).is_ok_and(is_its));
+        let process = found.unwrap_or_else(|| panic!("no process of pod {pod} runs"));
+        Namespace::open(pod, &process.join("ns/net")).unwrap()
+    }
+
     /// Returns when these nodes are Ready.
     pub fn ready(&self, nodes: &[&str]) {
         for node in nodes {

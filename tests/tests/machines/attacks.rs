@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use minisvc_tests::machines::{Machine, World, in_room};
 
-use super::{hello, join, placed};
+use super::{answers, cluster_ip, hello, join, placed, text};
 
 /// Certificate and key of a node as two files that curl takes.
 fn pem_files(world: &World, node: &str) -> [String; 2] {
@@ -166,6 +166,32 @@ fn an_agent_answers_the_server_alone() {
         assert!(world.run(&["exec", &pod, "--", "hostname"]).ok().contains(&pod));
         world.run(&["logs", &pod]).ok();
         assert_eq!(world.sh("minisvc node exec node-1 -- hostname").ok().trim(), "node-1");
+    });
+}
+
+#[test]
+fn a_machine_that_is_no_node_reaches_nodeports_alone() {
+    in_room("attacks::a_machine_that_is_no_node_reaches_nodeports_alone", |home| {
+        let world = World::on_one_network(home, "routes", &["node-1", "node-2", "thief"]);
+        let _server = world.server(&[]);
+        let _agents = join(&world, &["node-1", "node-2"]);
+        hello(&world, 2);
+        let pod = placed(&world).into_iter().find(|(_, n)| n == "node-1").unwrap().0;
+        let ip = text(&world.object(&format!("pod/{pod}"))["status"]["podIP"]);
+        let service = cluster_ip(&world);
+        let url = format!("http://{ip}:8080/");
+        // A node gets there; so does whoever asks for the nodePort.
+        assert_eq!(answers(world.machine("node-2"), &url, 1), [pod].into());
+        let thief = world.machine("thief");
+        answers(thief, "http://192.0.2.11:30080/", 4);
+        // All that it takes is a route, if nodes were not particular.
+        for range in ["10.244.0.0/16", "10.96.0.0/16"] {
+            thief.net().run("ip", &["route", "add", range, "via", "192.0.2.11"]).unwrap();
+        }
+        for url in [&url, &format!("http://{service}/"), "http://10.96.0.10:53/", "http://10.96.0.1:443/"] {
+            let said = thief.program("curl", &["-sS", "--max-time", "2", url]);
+            assert_eq!(said.status.code(), Some(28), "curl says 28 for silence: {said}");
+        }
     });
 }
 
