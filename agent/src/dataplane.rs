@@ -15,6 +15,7 @@ use tokio::sync::{broadcast, oneshot, watch};
 pub use crate::net::NodeRoute;
 use crate::{
     conntrack::{Conntrack, Desired},
+    net::tunnel_address,
     nft::{Nft, NftError, Settled, Static},
     plan::{Elements, Key, Ruleset, ServiceKey, ServicePlan, UdpAddress, Value},
 };
@@ -34,6 +35,8 @@ pub struct Config {
     pub local_pod_cidr: Ipv4Net,
     /// First and last nodePort.
     pub node_port_range: (u16, u16),
+    /// UDP port of VXLAN between nodes.
+    pub vxlan_port: u16,
 }
 
 /// Something that an administrator should hear of.
@@ -65,6 +68,7 @@ type Touched = Vec<(ServiceKey, Option<ServicePlan>)>;
 enum Command {
     Apply(Touched, Reply),
     Nodes(Vec<NodeRoute>, Reply),
+    Direct(BTreeSet<Ipv4Addr>, Reply),
 }
 
 /// How often the kernel is asked whether somebody else changed rulesets: our table is back within a second.
@@ -105,9 +109,12 @@ impl Dataplane {
                 service_cidr: config.service_cidr,
                 pod_cidr: config.pod_cidr,
                 local_pod_cidr: config.local_pod_cidr,
+                vxlan_port: config.vxlan_port,
             },
             node_port_range: config.node_port_range,
             nodes: None,
+            direct: None,
+            waiting: Vec::new(),
             rules: Ruleset::default(),
             state: State::New,
             expected: 0,
@@ -130,9 +137,16 @@ impl Handle {
         self.ask(|reply| Command::Apply(touched, reply)).await
     }
 
-    /// Tells who the nodes are: they may reach pods, and pods reach them unmasqueraded.
+    /// Tells who the nodes are: they may reach pods, and send through the tunnel. Returns once the kernel knows, which is not before
+    /// the first [`Handle::apply`].
     pub async fn set_nodes(&self, nodes: Vec<NodeRoute>) -> Result<(), NftError> {
         self.ask(|reply| Command::Nodes(nodes, reply)).await
+    }
+
+    /// Tells which nodes' addresses are reached without a router: pods' packets to them are not masqueraded. Returns as
+    /// [`Handle::set_nodes`] does.
+    pub async fn set_direct(&self, nodes: BTreeSet<Ipv4Addr>) -> Result<(), NftError> {
+        self.ask(|reply| Command::Direct(nodes, reply)).await
     }
 
     /// What an administrator should hear of, from now on.
@@ -171,6 +185,10 @@ struct Worker {
     node_port_range: (u16, u16),
     /// `None`: nobody has told yet; those of an earlier agent stay.
     nodes: Option<BTreeSet<Ipv4Addr>>,
+    /// As `nodes`.
+    direct: Option<BTreeSet<Ipv4Addr>>,
+    /// Who told of nodes before there were rules.
+    waiting: Vec<Reply>,
     rules: Ruleset,
     state: State,
     /// The kernel's generation if nobody else changes anything.
@@ -189,12 +207,22 @@ impl Worker {
                     let (result, reply) = match command {
                         Command::Apply(touched, reply) => (self.apply(&touched), reply),
                         Command::Nodes(nodes, reply) => (self.set_nodes(&nodes), reply),
+                        Command::Direct(nodes, reply) => (self.set_direct(nodes), reply),
                     };
                     // A caller that has gone away needs no answer.
-                    let _ = reply.send(result);
+                    if self.state == State::New && result.is_ok() {
+                        self.waiting.push(reply);
+                    } else {
+                        let _ = reply.send(result);
+                    }
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if self.state == State::Settled {
+                for reply in self.waiting.drain(..) {
+                    let _ = reply.send(Ok(()));
+                }
             }
             if Instant::now() >= check {
                 let now = self.check().err().map(|error| error.to_string());
@@ -213,11 +241,11 @@ impl Worker {
         if self.state == State::New {
             let kernel = self.nft.planned()?;
             self.rules = Ruleset::adopting(&kernel);
-            if self.nodes.is_none() {
-                let known =
-                    kernel.keys().filter_map(|k| if let Key::Node(ip) = k { Some(*ip) } else { None });
-                self.nodes = Some(known.chain([self.fixed.node_ip]).collect());
-            }
+            let own = self.fixed.node_ip;
+            let nodes = kernel.keys().filter_map(|k| if let Key::Node(ip) = k { Some(*ip) } else { None });
+            self.nodes.get_or_insert_with(|| nodes.chain([own]).collect());
+            let direct = kernel.keys().filter_map(|k| if let Key::Direct(ip) = k { Some(*ip) } else { None });
+            self.direct.get_or_insert_with(|| direct.chain([own]).collect());
             self.rules.update(touched);
             self.state = State::Unknown;
             self.settle()?;
@@ -244,15 +272,32 @@ impl Worker {
     }
 
     fn set_nodes(&mut self, nodes: &[NodeRoute]) -> Result<(), NftError> {
-        let wanted: BTreeSet<_> = nodes.iter().map(|n| n.ip).chain([self.fixed.node_ip]).collect();
+        let inside = nodes.iter().map(|n| tunnel_address(n.pod_cidr));
+        let wanted: BTreeSet<_> =
+            nodes.iter().map(|n| n.ip).chain(inside).chain([self.fixed.node_ip]).collect();
         let before = self.nodes.replace(wanted.clone()).unwrap_or_default();
+        self.change_set(&before, &wanted, Key::Node)
+    }
+
+    fn set_direct(&mut self, mut wanted: BTreeSet<Ipv4Addr>) -> Result<(), NftError> {
+        wanted.insert(self.fixed.node_ip);
+        let before = self.direct.replace(wanted.clone()).unwrap_or_default();
+        self.change_set(&before, &wanted, Key::Direct)
+    }
+
+    fn change_set(
+        &mut self,
+        before: &BTreeSet<Ipv4Addr>,
+        wanted: &BTreeSet<Ipv4Addr>,
+        key: fn(Ipv4Addr) -> Key,
+    ) -> Result<(), NftError> {
         match self.state {
             State::New => Ok(()),
             State::Settled => {
                 let elements = |ips: &BTreeSet<Ipv4Addr>| -> Elements {
-                    ips.iter().map(|ip| (Key::Node(*ip), Value::Present)).collect()
+                    ips.iter().map(|ip| (key(*ip), Value::Present)).collect()
                 };
-                let ops = crate::plan::diff(&elements(&before), &elements(&wanted));
+                let ops = crate::plan::diff(&elements(before), &elements(wanted));
                 self.nft.apply(&ops, &BTreeSet::new()).or_else(|error| {
                     tracing::warn!(%error, "a change was refused; comparing with the kernel");
                     self.state = State::Unknown;
@@ -292,6 +337,7 @@ impl Worker {
         self.expected = generation.wrapping_sub(self.nft.commits());
         let mut wanted = self.rules.elements();
         wanted.extend(self.nodes.iter().flatten().map(|ip| (Key::Node(*ip), Value::Present)));
+        wanted.extend(self.direct.iter().flatten().map(|ip| (Key::Direct(*ip), Value::Present)));
         let how = self.nft.settle(&self.fixed, &wanted)?;
         self.state = State::Settled;
         self.clean_udp(None);

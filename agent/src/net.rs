@@ -2,26 +2,33 @@
 //! that changes of one link never overtake each other.
 //!
 //! What belongs to us is marked: links are named `vp` and twelve hex digits and stand in link group [`LINK_GROUP`], routes
-//! carry protocol number [`ROUTE_PROTOCOL`]. What an earlier agent left is adopted or put right; nothing else is touched.
+//! carry protocol number [`ROUTE_PROTOCOL`], the tunnel to nodes on other networks is called [`TUNNEL`]. What an earlier agent left
+//! is adopted or put right; nothing else is touched.
 
 mod kernel;
 mod links;
+mod peers;
 mod pod;
 mod routes;
 mod sysctl;
+mod tunnel;
 mod worker;
 
-use std::{fmt, net::Ipv4Addr, os::fd::OwnedFd, str::FromStr};
+use std::{collections::BTreeMap, fmt, net::Ipv4Addr, os::fd::OwnedFd, str::FromStr, sync::Arc};
 
 use ipnet::Ipv4Net;
 use nix::errno::Errno;
 use sha2::{Digest, Sha256};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// `rtm_protocol` of every route that is ours (`ip route show proto 173`).
 pub const ROUTE_PROTOCOL: u8 = 173;
 /// Link group of the host side of every pod's link: the packet rules know pods by it, not by a name that others may have too.
 pub const LINK_GROUP: u32 = 173;
+/// The VXLAN link to nodes on other networks.
+pub const TUNNEL: &str = "minisvc-vx";
+/// Its link group: the packet rules know it by this, whether it is there or not.
+pub const TUNNEL_GROUP: u32 = 174;
 /// What pods use as their gateway: on-link, the same everywhere, answered by permanent neighbour entries.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 
@@ -43,6 +50,8 @@ pub struct NetConfig {
     pub dns_ip: Ipv4Addr,
     /// First and last nodePort: reserved, so that no client's own port falls into them.
     pub node_port_range: (u16, u16),
+    /// UDP port of VXLAN between nodes.
+    pub vxlan_port: u16,
 }
 
 /// Another node of the cluster.
@@ -50,11 +59,33 @@ pub struct NetConfig {
 pub struct NodeRoute {
     /// Its name.
     pub name: String,
-    /// Its address, on the same L2 as this node's.
+    /// Its address.
     pub ip: Ipv4Addr,
     /// Its part of the pod range.
     pub pod_cidr: Ipv4Net,
+    /// It says that it reaches this node through VXLAN, whatever this node thinks.
+    pub tunnels: bool,
 }
+
+/// The address of a node in the tunnel, as source of what is not a pod's own: the first of its part of the pod range, which no pod
+/// has.
+pub fn tunnel_address(pod_cidr: Ipv4Net) -> Ipv4Addr {
+    pod_cidr.network()
+}
+
+/// How another node's pods are reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Way {
+    /// The node is a neighbour on the network of this node's link.
+    Direct,
+    /// There is a router in between, which knows nothing of pods.
+    Vxlan,
+    /// It would take VXLAN, which this kernel lacks.
+    Unreachable,
+}
+
+/// The ways to all other nodes, by name.
+pub type Ways = Arc<BTreeMap<String, Way>>;
 
 /// The host side of a pod's link: `vp` and twelve hex digits.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -149,7 +180,10 @@ enum Command {
 
 /// Talks to the thread; it ends when the last handle is gone. Links and routes stay.
 #[derive(Clone, Debug)]
-pub struct Net(mpsc::Sender<Command>);
+pub struct Net {
+    commands: mpsc::Sender<Command>,
+    ways: watch::Receiver<Ways>,
+}
 
 impl Net {
     /// Makes the network namespace of the calling thread a node's: forwarding on, a route for the service range with the
@@ -157,13 +191,14 @@ impl Net {
     pub async fn start(config: NetConfig) -> Result<Net, NetError> {
         let (sender, commands) = mpsc::channel(QUEUE);
         let (started, result) = oneshot::channel();
+        let (decided, ways) = watch::channel(Ways::default());
         // A new thread stands in the namespace of the thread that starts it.
         std::thread::Builder::new()
             .name("network".into())
-            .spawn(move || worker::run(config, commands, started))
+            .spawn(move || worker::run(config, commands, decided, started))
             .map_err(|e| kernel::io("start", "the network's thread", &e))?;
         result.await.map_err(|_| NetError::Ended)??;
-        Ok(Net(sender))
+        Ok(Net { commands: sender, ways })
     }
 
     /// Connects a pod: a veth pair with `link` here and `eth0` with `ip` in `netns`, routes both ways. A link that is right
@@ -182,14 +217,20 @@ impl Net {
         self.ask(Command::Links).await
     }
 
-    /// Routes the pod ranges of exactly these nodes to them. All are tried; the first failure is returned.
+    /// Routes the pod ranges of exactly these nodes to them, by the ways that [`Net::ways`] tells. All are tried; the first failure
+    /// is returned. The rules must know the nodes by then: the tunnel is open when this returns.
     pub async fn set_routes(&self, nodes: Vec<NodeRoute>) -> Result<(), NetError> {
         self.ask(|reply| Command::Routes(nodes, reply)).await
     }
 
+    /// How the nodes of the last [`Net::set_routes`] are reached, now and whenever the machine's own routes change that.
+    pub fn ways(&self) -> watch::Receiver<Ways> {
+        self.ways.clone()
+    }
+
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, NetError> {
         let (reply, answer) = oneshot::channel();
-        self.0.send(command(reply)).await.map_err(|_| NetError::Ended)?;
+        self.commands.send(command(reply)).await.map_err(|_| NetError::Ended)?;
         answer.await.map_err(|_| NetError::Ended)?
     }
 }

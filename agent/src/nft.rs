@@ -40,6 +40,8 @@ pub struct Static {
     pub pod_cidr: Ipv4Net,
     /// Pods of this node are from here.
     pub local_pod_cidr: Ipv4Net,
+    /// UDP port of VXLAN between nodes.
+    pub vxlan_port: u16,
 }
 
 /// A change that the kernel refused; nothing of its batch was done.

@@ -128,6 +128,7 @@ pub async fn run(
         service_cidr: cluster.service_cidr,
         dns_ip: cluster.dns_ip(),
         node_port_range: cluster.node_port_range,
+        vxlan_port: cluster.vxlan_port,
     })
     .await?;
     let dataplane = Dataplane::start(dataplane::Config {
@@ -137,6 +138,7 @@ pub async fn run(
         service_cidr: cluster.service_cidr,
         pod_cidr: cluster.pod_cidr,
         local_pod_cidr,
+        vxlan_port: cluster.vxlan_port,
     })?;
     let zone = Arc::new(ArcSwap::from_pointee(Zone::empty(&cluster.cluster_domain)));
     let dns_address = SocketAddr::new(cluster.dns_ip().into(), DNS_PORT);

@@ -4,6 +4,7 @@ pub mod events;
 pub mod firewall;
 pub mod node_ports;
 pub mod nodes;
+pub mod peers;
 pub mod pods;
 pub mod readiness;
 pub mod registration;

@@ -4,6 +4,8 @@
 
 #[path = "packets/cluster.rs"]
 mod cluster;
+#[path = "packets/tunnel.rs"]
+mod tunnel;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

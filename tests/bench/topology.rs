@@ -47,6 +47,7 @@ fn net_config(node: u8) -> anyhow::Result<NetConfig> {
         service_cidr: "10.96.0.0/16".parse()?,
         dns_ip: Ipv4Addr::new(10, 96, 0, 10),
         node_port_range: (30000, 32767),
+        vxlan_port: 8473,
     })
 }
 
@@ -60,13 +61,14 @@ pub fn dataplane_config(node: u8) -> anyhow::Result<Config> {
         local_pod_cidr: net.local_pod_cidr,
         dns_ip: net.dns_ip,
         node_port_range: net.node_port_range,
+        vxlan_port: net.vxlan_port,
     })
 }
 
 fn routes() -> anyhow::Result<Vec<NodeRoute>> {
     let route = |node: u8| -> anyhow::Result<NodeRoute> {
         let pod_cidr = net_config(node)?.local_pod_cidr;
-        Ok(NodeRoute { name: format!("node-{node}"), ip: node_ip(node), pod_cidr })
+        Ok(NodeRoute { name: format!("node-{node}"), ip: node_ip(node), pod_cidr, tunnels: false })
     };
     [1, 2].into_iter().map(route).collect()
 }
@@ -111,8 +113,9 @@ impl Topology {
         for (number, node) in (1..).zip(&self.nodes) {
             node.block_on(async || {
                 let dataplane = Dataplane::start(dataplane_config(number)?)?;
+                dataplane.apply(services.to_vec()).await?;
                 dataplane.set_nodes(routes()?).await?;
-                Ok(dataplane.apply(services.to_vec()).await?)
+                Ok(dataplane.set_direct([1, 2].map(node_ip).into()).await?)
             })?;
         }
         Ok(())

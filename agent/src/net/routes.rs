@@ -27,6 +27,8 @@ pub(super) struct Route {
 pub(super) enum Way {
     /// To a node, through the link that carries traffic to nodes.
     Node { via: Ipv4Addr, link: u32 },
+    /// To a node through the tunnel, where it has the address `via`; what this node itself sends has this source.
+    Tunnel { via: Ipv4Addr, link: u32, source: Ipv4Addr },
     /// Out of a link, with this source.
     Link { link: u32, source: Ipv4Addr },
     /// Nowhere: answered with an error.
@@ -40,6 +42,9 @@ impl Route {
             .protocol(RouteProtocol::from(ROUTE_PROTOCOL));
         match self.way {
             Way::Node { via, link } => route.gateway(via).output_interface(link),
+            Way::Tunnel { via, link, source } => {
+                route.gateway(via).output_interface(link).pref_source(source).onlink()
+            }
             Way::Link { link, source } => {
                 route.output_interface(link).pref_source(source).scope(RouteScope::Link)
             }
@@ -78,7 +83,8 @@ fn read(message: RouteMessage) -> Option<Found> {
     let to = Ipv4Net::new(to, header.destination_prefix_length).ok()?;
     let way = match (header.kind, via, link, source) {
         (RouteType::Unreachable, None, ..) => Some(Way::Unreachable),
-        (RouteType::Unicast, Some(via), Some(link), _) => Some(Way::Node { via, link }),
+        (RouteType::Unicast, Some(via), Some(link), None) => Some(Way::Node { via, link }),
+        (RouteType::Unicast, Some(via), Some(link), Some(source)) => Some(Way::Tunnel { via, link, source }),
         (RouteType::Unicast, None, Some(link), Some(source)) => Some(Way::Link { link, source }),
         _ => None,
     };
@@ -94,6 +100,36 @@ pub(super) async fn list(netlink: &Netlink) -> Result<Vec<Found>, NetError> {
     Ok(all.into_iter().filter_map(read).collect())
 }
 
+/// Where the kernel sends what goes to an address: the gateway, if any, and the link. `None`: nowhere, at the moment.
+pub(super) async fn look_up(
+    netlink: &Netlink,
+    to: Ipv4Addr,
+) -> Result<Option<(Option<Ipv4Addr>, u32)>, NetError> {
+    let question = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(to, 32).build();
+    let answer = match netlink.handle.route().get(question).execute().try_next().await {
+        Ok(answer) => answer,
+        Err(error)
+            if [Errno::ENETUNREACH, Errno::EHOSTUNREACH, Errno::EACCES, Errno::EINVAL]
+                .contains(&errno(&error)) =>
+        {
+            None
+        }
+        Err(error) => return Err(error).refused("look up the route to", to),
+    };
+    let Some(answer) = answer else { return Ok(None) };
+    let (mut via, mut link) = (None, None);
+    for attribute in &answer.attributes {
+        match attribute {
+            RouteAttribute::Gateway(RouteAddress::Inet(ip)) => via = Some(*ip),
+            // A gateway of the other family is one, too.
+            RouteAttribute::Via(_) => via = Some(Ipv4Addr::UNSPECIFIED),
+            RouteAttribute::Oif(index) => link = Some(*index),
+            _ => {}
+        }
+    }
+    Ok(link.map(|link| (via, link)))
+}
+
 /// Makes sure of a route; one of ours to the same destination gives way, one of others does not.
 pub(super) async fn put(netlink: &Netlink, route: &Route) -> Result<(), NetError> {
     let add = netlink.handle.route().add(route.message());
@@ -107,11 +143,14 @@ pub(super) async fn put(netlink: &Netlink, route: &Route) -> Result<(), NetError
         Some(found) if found.protocol != ROUTE_PROTOCOL => {
             Err(NetError::RouteTaken { destination: route.to, protocol: found.protocol })
         }
-        _ => {
-            let replace = netlink.handle.route().add(route.message()).replace();
-            replace.execute().await.refused("replace the route to", route.to)
-        }
+        _ => replace(netlink, route).await,
     }
+}
+
+/// Puts a route in the place of another one of ours to the same destination, in one step.
+pub(super) async fn replace(netlink: &Netlink, route: &Route) -> Result<(), NetError> {
+    let replace = netlink.handle.route().add(route.message()).replace();
+    replace.execute().await.refused("replace the route to", route.to)
 }
 
 /// Takes a route away; one that is gone already is fine.

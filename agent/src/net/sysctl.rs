@@ -1,4 +1,4 @@
-//! The two settings under /proc/sys that a node needs. Containers often have it read-only: what is right already is enough.
+//! The settings under /proc/sys that a node needs. Containers often have it read-only: what is right already is enough.
 
 use std::fs;
 
@@ -28,6 +28,21 @@ pub(super) fn reserve_ports(range: (u16, u16)) {
     {
         tracing::info!(%error, "nodePorts are not reserved in net.ipv4.ip_local_reserved_ports");
     }
+}
+
+/// Lets packets come out of the tunnel whose senders are reached by another way: two nodes may disagree about the way between them.
+/// Where this is not allowed, and the machine's own setting is strict, such packets are lost.
+pub(super) fn loose_reverse_path(link: &str) {
+    let conf = |family: &str, name: &str| format!("/proc/sys/net/{family}/conf/{link}/{name}");
+    let path = conf("ipv4", "rp_filter");
+    let is = |path: &str, value: &str| fs::read_to_string(path).is_ok_and(|text| text.trim() == value);
+    if !is(&path, "2")
+        && let Err(error) = fs::write(&path, "2")
+    {
+        tracing::info!(%error, "{path} cannot be set to 2");
+    }
+    // The tunnel carries IPv4 alone. A kernel without IPv6 has no such file.
+    let _ = fs::write(conf("ipv6", "disable_ipv6"), "1");
 }
 
 /// The list with the range added; `None` if it is covered already.

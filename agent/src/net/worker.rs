@@ -1,6 +1,6 @@
 //! The thread that owns the node's network.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, os::fd::AsFd, time::Duration};
+use std::{collections::BTreeMap, net::Ipv4Addr, os::fd::AsFd, sync::Arc, time::Duration};
 
 use futures::{StreamExt, TryStreamExt, channel::mpsc::UnboundedReceiver};
 use ipnet::Ipv4Net;
@@ -15,18 +15,20 @@ use rtnetlink::{
     sys::SocketAddr,
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::JoinHandle,
     time::Instant,
 };
 
 use super::{
-    Command, LinkName, NetConfig, NetError, NodeRoute, ROUTE_PROTOCOL,
+    Command, LinkName, NetConfig, NetError, NodeRoute, ROUTE_PROTOCOL, Ways,
     kernel::{Link, Netlink, Refused, block_on, errno},
-    links,
+    links, peers,
     pod::host_address,
     routes::{self, Route, Way},
     sysctl,
+    tunnel::Tunnel,
+    tunnel_address,
 };
 
 /// Index of `lo` in every namespace.
@@ -36,11 +38,12 @@ const LO: u32 = 1;
 pub(super) fn run(
     config: NetConfig,
     mut commands: mpsc::Receiver<Command>,
+    decided: watch::Sender<Ways>,
     started: oneshot::Sender<Result<(), NetError>>,
 ) {
     // The error is told through `started`.
     let _ = block_on(async {
-        let mut worker = match Worker::start(config).await {
+        let mut worker = match Worker::start(config, decided).await {
             Ok(worker) => worker,
             Err(error) => {
                 let _ = started.send(Err(error.clone()));
@@ -50,20 +53,24 @@ pub(super) fn run(
         // A caller that has gone away dropped its handle, too: the loop then ends at once.
         let _ = started.send(Ok(()));
         let mut changes = Changes::listen();
-        let mut due: Option<Instant> = None;
+        let mut due: Option<(Instant, Change)> = None;
         loop {
             tokio::select! {
                 command = commands.recv() => match command {
                     Some(command) => worker.obey(command).await,
                     None => return Ok(()),
                 },
-                () = changes.next(&worker) => due = due.or(Some(Instant::now() + QUIET)),
-                () = async { tokio::time::sleep_until(due.unwrap_or_else(Instant::now)).await }, if due.is_some() => {
-                    due = match worker.restore().await {
+                change = changes.next(&worker) => {
+                    let (at, before) = due.unwrap_or((Instant::now() + QUIET, change));
+                    due = Some((at, before.max(change)));
+                }
+                () = async { tokio::time::sleep_until(due.map_or_else(Instant::now, |(at, _)| at)).await }, if due.is_some() => {
+                    let change = due.map_or(Change::Broken, |(_, change)| change);
+                    due = match worker.put_right(change).await {
                         Ok(()) => None,
                         Err(error) => {
                             tracing::warn!(%error, "the node's routes are not all there; trying again");
-                            Some(Instant::now() + AGAIN)
+                            Some((Instant::now() + AGAIN, Change::Broken))
                         }
                     };
                 }
@@ -77,6 +84,15 @@ const QUIET: Duration = Duration::from_millis(50);
 /// Between two attempts to put right what somebody else keeps breaking, or what the kernel refuses.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// What somebody else's change may mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Change {
+    /// The way to a node may be another one.
+    Moved,
+    /// Something of ours may be gone.
+    Broken,
+}
+
 /// What somebody else does to links, addresses and routes.
 struct Changes(Option<(Multicast, JoinHandle<()>)>);
 
@@ -84,7 +100,12 @@ type Multicast = UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketA
 
 impl Changes {
     fn listen() -> Self {
-        let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv4Route];
+        let groups = [
+            MulticastGroup::Link,
+            MulticastGroup::Neigh,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv4Route,
+        ];
         match rtnetlink::new_multicast_connection(&groups) {
             Ok((connection, _, messages)) => Changes(Some((messages, tokio::spawn(connection)))),
             Err(error) => {
@@ -94,16 +115,19 @@ impl Changes {
         }
     }
 
-    /// Returns at the next change that may have broken something of ours.
-    async fn next(&mut self, worker: &Worker) {
+    /// Returns at the next change that may concern us.
+    async fn next(&mut self, worker: &Worker) -> Change {
         while let Some((messages, _)) = &mut self.0 {
             match messages.next().await {
-                Some((message, _)) if worker.may_be_broken_by(&message) => return,
-                Some(_) => {}
+                Some((message, _)) => {
+                    if let Some(change) = worker.change(&message) {
+                        return change;
+                    }
+                }
                 None => self.0 = None,
             }
         }
-        std::future::pending::<()>().await;
+        std::future::pending().await
     }
 }
 
@@ -122,10 +146,16 @@ struct Worker {
     /// `None`: nobody has told yet; the routes of an earlier agent stay.
     nodes: Option<Vec<NodeRoute>>,
     pods: BTreeMap<LinkName, Ipv4Addr>,
+    /// The ways to nodes' addresses, as they were when the kernel was asked last.
+    known_ways: BTreeMap<Ipv4Addr, super::Way>,
+    tunnel: Option<Tunnel>,
+    /// The tunnel is known to be as `tunnel` says, absent included.
+    tunnel_is_known: bool,
+    decided: watch::Sender<Ways>,
 }
 
 impl Worker {
-    async fn start(config: NetConfig) -> Result<Self, NetError> {
+    async fn start(config: NetConfig, decided: watch::Sender<Ways>) -> Result<Self, NetError> {
         sysctl::forwarding_on()?;
         sysctl::reserve_ports(config.node_port_range);
         let netlink = Netlink::open()?;
@@ -152,8 +182,17 @@ impl Worker {
             .await
             .refused("look up", "the node's link")?
             .ok_or(NetError::NoNodeLink(config.node_ip))?;
-        let worker =
-            Worker { node_link: Link::from(&node_link), config, netlink, nodes: None, pods: BTreeMap::new() };
+        let worker = Worker {
+            node_link: Link::from(&node_link),
+            config,
+            netlink,
+            nodes: None,
+            pods: BTreeMap::new(),
+            known_ways: BTreeMap::new(),
+            tunnel: None,
+            tunnel_is_known: false,
+            decided,
+        };
 
         let lo = LinkUnspec::new_with_index(LO).up().build();
         worker.netlink.handle.link().set(lo).execute().await.refused("set up", "lo")?;
@@ -229,25 +268,51 @@ impl Worker {
         }
     }
 
-    fn may_be_broken_by(&self, message: &NetlinkMessage<RouteNetlinkMessage>) -> bool {
+    fn change(&self, message: &NetlinkMessage<RouteNetlinkMessage>) -> Option<Change> {
         let message = match &message.payload {
             NetlinkPayload::InnerMessage(message) => message,
             // More came than the socket holds: what was lost may be anything.
-            NetlinkPayload::Overrun(_) => return true,
-            _ => return false,
+            NetlinkPayload::Overrun(_) => return Some(Change::Broken),
+            _ => return None,
         };
-        match message {
-            RouteNetlinkMessage::NewLink(link) => link.header.index == self.node_link.index,
-            RouteNetlinkMessage::DelAddress(_) => true,
-            RouteNetlinkMessage::DelRoute(route) => u8::from(route.header.protocol) == ROUTE_PROTOCOL,
-            _ => false,
+        let tunnel = self.tunnel.as_ref().map(|tunnel| tunnel.link);
+        let ours = |protocol| u8::from(protocol) == ROUTE_PROTOCOL;
+        let (broken, moved) = match message {
+            RouteNetlinkMessage::NewLink(link) => {
+                let index = link.header.index;
+                (index == self.node_link.index || Some(index) == tunnel, false)
+            }
+            RouteNetlinkMessage::DelLink(link) => (Some(link.header.index) == tunnel, false),
+            RouteNetlinkMessage::DelNeighbour(entry) => (Some(entry.header.ifindex) == tunnel, false),
+            RouteNetlinkMessage::DelAddress(_) => (true, false),
+            RouteNetlinkMessage::NewRoute(route) => (false, !ours(route.header.protocol)),
+            RouteNetlinkMessage::DelRoute(route) => {
+                (ours(route.header.protocol), !ours(route.header.protocol))
+            }
+            _ => (false, false),
+        };
+        broken.then_some(Change::Broken).or(moved.then_some(Change::Moved))
+    }
+
+    async fn put_right(&mut self, change: Change) -> Result<(), NetError> {
+        match change {
+            Change::Broken => self.restore().await,
+            Change::Moved => {
+                let before = self.known_ways.clone();
+                self.ask_ways(true).await?;
+                if self.known_ways == before { Ok(()) } else { self.set_routes().await }
+            }
         }
     }
 
     /// Puts back what somebody else has taken away; a link that goes down takes its routes along.
     async fn restore(&mut self) -> Result<(), NetError> {
         self.dns_address().await?;
-        let mut result = Ok(());
+        if let Some(link) = self.netlink.link(&self.node_link.name).await? {
+            self.node_link = link;
+        }
+        self.tunnel_is_known = false;
+        let mut result = self.ask_ways(true).await;
         for route in self.own_routes() {
             result = result.and(routes::put(&self.netlink, &route).await);
         }
@@ -260,28 +325,134 @@ impl Worker {
         result.and(self.set_routes().await)
     }
 
-    async fn set_routes(&mut self) -> Result<(), NetError> {
-        let Some(nodes) = &self.nodes else { return Ok(()) };
-        let mut wanted: BTreeMap<Ipv4Net, Route> = BTreeMap::new();
-        for node in nodes.iter().filter(|n| n.ip != self.config.node_ip) {
-            let to = node.pod_cidr.trunc();
-            wanted.insert(to, Route { to, way: Way::Node { via: node.ip, link: self.node_link.index } });
+    fn others(&self) -> impl Iterator<Item = &NodeRoute> {
+        self.nodes.iter().flatten().filter(|n| n.ip != self.config.node_ip)
+    }
+
+    /// Asks the kernel for the ways to nodes; `anew`: to all of them, else to those that nobody has asked for yet.
+    async fn ask_ways(&mut self, anew: bool) -> Result<(), NetError> {
+        let (mut ways, mut result) = (BTreeMap::new(), Ok(()));
+        for ip in self.others().map(|n| n.ip) {
+            let before = self.known_ways.get(&ip).copied();
+            let way = match before {
+                Some(way) if !anew => way,
+                _ => match routes::look_up(&self.netlink, ip).await {
+                    Ok(answer) => peers::decide(answer, self.node_link.index, before),
+                    Err(error) => {
+                        result = result.and(Err(error));
+                        peers::decide(None, self.node_link.index, before)
+                    }
+                },
+            };
+            ways.insert(ip, way);
         }
-        let mut result = Ok(());
+        self.known_ways = ways;
+        result
+    }
+
+    /// The nodes that are reached through the tunnel: their addresses inside and outside.
+    fn tunnelled(&self) -> BTreeMap<Ipv4Addr, Ipv4Addr> {
+        let is_vxlan = |n: &&NodeRoute| self.known_ways.get(&n.ip) == Some(&super::Way::Vxlan);
+        self.others().filter(is_vxlan).map(|n| (tunnel_address(n.pod_cidr), n.ip)).collect()
+    }
+
+    /// Opens the tunnel if a node is reached through it or sends through it.
+    async fn open_tunnel(&mut self) -> Result<(), NetError> {
+        let nodes = self.tunnelled();
+        if nodes.is_empty() && !self.others().any(|n| n.tunnels) {
+            return Ok(());
+        }
+        if !self.tunnel_is_known || self.tunnel.is_none() {
+            self.tunnel = None;
+            self.tunnel = Tunnel::open(&self.netlink, &self.config, &self.node_link).await?;
+            if self.tunnel.is_none() && !self.tunnel_is_known {
+                let nodes = nodes.len();
+                tracing::error!(
+                    nodes,
+                    "this kernel lacks VXLAN (module vxlan): pods of nodes on other networks are not reached"
+                );
+            }
+            self.tunnel_is_known = true;
+        }
+        match &mut self.tunnel {
+            Some(tunnel) => tunnel.add(&self.netlink, &nodes).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Takes away of the tunnel what nobody uses any more, once no route leads there.
+    async fn trim_tunnel(&mut self) -> Result<(), NetError> {
+        let nodes = self.tunnelled();
+        if !nodes.is_empty() || self.others().any(|n| n.tunnels) {
+            return match &mut self.tunnel {
+                Some(tunnel) => tunnel.retain(&self.netlink, &nodes).await,
+                None => Ok(()),
+            };
+        }
+        if self.tunnel.is_some() || !self.tunnel_is_known {
+            Tunnel::close(&self.netlink).await?;
+            self.tunnel = None;
+            self.tunnel_is_known = true;
+        }
+        Ok(())
+    }
+
+    async fn set_routes(&mut self) -> Result<(), NetError> {
+        if self.nodes.is_none() {
+            return Ok(());
+        }
+        let mut result = self.ask_ways(false).await;
+        result = result.and(self.open_tunnel().await);
+        let mut wanted: BTreeMap<Ipv4Net, Route> = BTreeMap::new();
+        let mut ways = BTreeMap::new();
+        for node in self.others() {
+            let to = node.pod_cidr.trunc();
+            let known = self.known_ways.get(&node.ip).copied().unwrap_or(super::Way::Unreachable);
+            let (told, way) = match (known, &self.tunnel) {
+                (super::Way::Direct, _) => (known, Way::Node { via: node.ip, link: self.node_link.index }),
+                (super::Way::Vxlan, Some(tunnel)) => {
+                    let (via, source) =
+                        (tunnel_address(to), tunnel_address(self.config.local_pod_cidr.trunc()));
+                    (known, Way::Tunnel { via, link: tunnel.link, source })
+                }
+                // By the default route, pods' packets would go to strangers.
+                _ => (super::Way::Unreachable, Way::Unreachable),
+            };
+            ways.insert(node.name.clone(), told);
+            wanted.insert(to, Route { to, way });
+        }
         for found in routes::list(&self.netlink).await? {
-            let Some(Route { way: Way::Node { .. }, .. }) = &found.route else { continue };
-            if found.protocol != ROUTE_PROTOCOL {
+            if found.protocol != ROUTE_PROTOCOL || found.to == self.config.local_pod_cidr.trunc() {
                 continue;
             }
-            if wanted.get(&found.to) == found.route.as_ref() {
-                wanted.remove(&found.to);
-            } else if !wanted.contains_key(&found.to) {
-                result = result.and(routes::remove(&self.netlink, &found).await);
+            let Some(Route { way: Way::Node { .. } | Way::Tunnel { .. } | Way::Unreachable, .. }) =
+                &found.route
+            else {
+                continue;
+            };
+            match wanted.get(&found.to) {
+                Some(route) if found.route.as_ref() == Some(route) => drop(wanted.remove(&found.to)),
+                Some(route) => {
+                    let replaced = routes::replace(&self.netlink, route).await;
+                    if replaced.is_ok() {
+                        wanted.remove(&found.to);
+                    }
+                    result = result.and(replaced);
+                }
+                None => result = result.and(routes::remove(&self.netlink, &found).await),
             }
         }
         for route in wanted.values() {
             result = result.and(routes::put(&self.netlink, route).await);
         }
+        result = result.and(self.trim_tunnel().await);
+        self.decided.send_if_modified(|told| {
+            let is_new = **told != ways;
+            if is_new {
+                *told = Arc::new(ways);
+            }
+            is_new
+        });
         result
     }
 }

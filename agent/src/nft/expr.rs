@@ -110,13 +110,55 @@ pub(super) fn meant_for_net(v: &mut Expressions, net: Ipv4Net, inside: bool) {
 }
 /// Whether the packet came in by a link of a pod.
 pub(super) fn from_pod(v: &mut Expressions, yes: bool) {
-    meta(v, 21, R);
-    cmp(v, R, yes, &crate::net::LINK_GROUP.to_ne_bytes());
+    from_group(v, crate::net::LINK_GROUP, yes);
 }
 /// Whether the packet goes out by a link of a pod.
 pub(super) fn to_pod(v: &mut Expressions, yes: bool) {
+    to_group(v, crate::net::LINK_GROUP, yes);
+}
+/// Goes on only if the packet came out of the tunnel.
+pub(super) fn from_tunnel(v: &mut Expressions) {
+    from_group(v, crate::net::TUNNEL_GROUP, true);
+}
+/// Goes on only if the packet goes into the tunnel.
+pub(super) fn to_tunnel(v: &mut Expressions) {
+    to_group(v, crate::net::TUNNEL_GROUP, true);
+}
+fn from_group(v: &mut Expressions, group: u32, yes: bool) {
+    meta(v, 21, R);
+    cmp(v, R, yes, &group.to_ne_bytes());
+}
+fn to_group(v: &mut Expressions, group: u32, yes: bool) {
     meta(v, 22, R);
-    cmp(v, R, yes, &crate::net::LINK_GROUP.to_ne_bytes());
+    cmp(v, R, yes, &group.to_ne_bytes());
+}
+/// Goes on only for the first packet of either side of a TCP connection.
+pub(super) fn tcp_syn(v: &mut Expressions) {
+    const FIN_SYN_RST: u8 = 0x07;
+    const SYN: u8 = 0x02;
+    l4proto(v, R);
+    cmp(v, R, true, &[6]);
+    payload(v, 2, 13, 1, R);
+    expr(v, "bitwise", |v| {
+        u32be(v, 1, R);
+        u32be(v, 2, R);
+        u32be(v, 3, 1);
+        nest(v, 4, |v| attr(v, 1, &[FIN_SYN_RST]));
+        nest(v, 5, |v| attr(v, 1, &[0]));
+    });
+    cmp(v, R, true, &[SYN]);
+}
+/// Lowers the segment size that a SYN announces to what the route takes in both directions.
+pub(super) fn clamp_mss(v: &mut Expressions) {
+    numbers(v, "rt", &[(1, R), (2, 3)]);
+    numbers(v, "byteorder", &[(1, R), (2, R), (3, 1), (4, 2), (5, 2)]);
+    expr(v, "exthdr", |v| {
+        u32be(v, 7, R);
+        attr(v, 2, &[2]); // option: maximum segment size
+        u32be(v, 3, 2);
+        u32be(v, 4, 2);
+        u32be(v, 6, 1); // of TCP
+    });
 }
 pub(super) fn not_from_lo(v: &mut Expressions) {
     meta(v, 6, R);

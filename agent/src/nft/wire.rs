@@ -56,7 +56,7 @@ fn port(port: u16) -> [u8; 4] {
 
 pub(super) fn key(key: &Key) -> Vec<u8> {
     match key {
-        Key::Node(ip) | Key::ClusterIp(ip) => ip.octets().to_vec(),
+        Key::Node(ip) | Key::Direct(ip) | Key::ClusterIp(ip) => ip.octets().to_vec(),
         Key::Slot(id, slot) | Key::Choice(id, slot) => [mark(*id, 0), slot.to_ne_bytes()].concat(),
         Key::Endpoint(id, number) => mark(*id, u32::from(*number)).to_vec(),
         Key::Service(ip, p, n) => [ip.octets(), proto(*p), port(*n)].concat(),
@@ -105,6 +105,7 @@ pub(super) fn read(set: &str, k: &[u8], data: &[u8], classes: &Classes) -> Optio
     };
     Some(match set {
         "nodes" => (Key::Node(first.into()), Value::Present),
+        "direct" => (Key::Direct(first.into()), Value::Present),
         "cluster_ips" => (Key::ClusterIp(first.into()), Value::Present),
         "ep" => (Key::Slot(unmark(first).0, slot()?), pod()?),
         "choice" => {

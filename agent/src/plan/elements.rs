@@ -16,8 +16,10 @@ impl Id {
 /// Key of an element. The order is that in which elements may be added while packets flow: what a lookup leads to comes first.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Key {
-    /// `nodes`: address of a node.
+    /// `nodes`: address of a node, outside or inside of the tunnel.
     Node(Ipv4Addr),
+    /// `direct`: address of a node that is reached without a router.
+    Direct(Ipv4Addr),
     /// `ep`: id, slot. For services without affinity.
     Slot(Id, u32),
     /// `sticky`: id, number of an endpoint. For services with affinity.

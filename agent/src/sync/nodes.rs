@@ -3,18 +3,22 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use minisvc_proto::{
-    NodeName, Object,
-    client::{Client, Informer, InformerEvent, ListParams},
+    NodeName, Object, ObjectKey,
+    client::{Client, Informer, InformerEvent, ListParams, PatchKind},
     path::Target,
     resource::NODES,
     watch::EventType,
 };
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::readiness::Readiness;
+use super::{
+    peers::{Peers, sends_through_tunnel},
+    readiness::Readiness,
+};
 use crate::{
     dataplane::Handle,
-    net::{Net, NodeRoute},
+    net::{Net, NodeRoute, Way, Ways},
 };
 
 const RETRY: Duration = Duration::from_secs(1);
@@ -30,51 +34,123 @@ pub async fn run(
     readiness: Readiness,
     shutdown: CancellationToken,
 ) {
-    let mut events = Informer::spawn(client, Target::collection(&NODES, None), ListParams::default());
-    let mut known: BTreeMap<String, NodeRoute> = BTreeMap::new();
+    let mut events = Informer::spawn(client.clone(), Target::collection(&NODES, None), ListParams::default());
+    let ways = net.ways();
+    let mut nodes = Nodes { own, net, dataplane, ways, known: BTreeMap::new(), peers: Peers::default() };
     let mut applied: Option<BTreeMap<String, NodeRoute>> = None;
+    let mut due: Option<Instant> = None;
     loop {
         let failed = applied.is_none();
+        let mut to_tell = false;
         tokio::select! {
             () = shutdown.cancelled() => return,
             event = events.recv() => match event {
-                Some(event) => put(&mut known, event),
+                Some(event) => nodes.put(event),
                 // Only a panic ends an informer.
                 None => return,
             },
-            () = tokio::time::sleep(RETRY), if failed && !known.is_empty() => {}
+            changed = nodes.ways.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(RETRY), if failed && !nodes.known.is_empty() => {}
+            () = async { tokio::time::sleep_until(due.unwrap_or_else(Instant::now)).await }, if due.is_some() => {
+                to_tell = true;
+            }
         }
-        // A node's own pods are reached by routes of their own. Heartbeats and conditions change no route.
-        if known.is_empty() || applied.as_ref() == Some(&known) {
+        if nodes.known.is_empty() {
             continue;
         }
-        let others = known.values().filter(|n| n.name != own.as_str()).cloned().collect();
-        let all = known.values().cloned().collect();
-        let result = match net.set_routes(others).await {
-            Ok(()) => dataplane.set_nodes(all).await.map_err(|e| e.to_string()),
-            Err(e) => Err(e.to_string()),
-        };
-        match result {
-            Ok(()) => {
-                applied = Some(known.clone());
-                readiness.works(PART);
-            }
-            Err(error) => {
-                tracing::error!(%error, "the routes to the other nodes are not right; trying again");
-                applied = None;
-                readiness.fails(PART, &error);
+        // Heartbeats and conditions change no route.
+        if applied.as_ref() != Some(&nodes.known) {
+            let result = tokio::select! {
+                () = shutdown.cancelled() => return,
+                result = nodes.program() => result,
+            };
+            match result {
+                Ok(()) => {
+                    applied = Some(nodes.known.clone());
+                    readiness.works(PART);
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the routes to the other nodes are not right; trying again");
+                    applied = None;
+                    readiness.fails(PART, &error);
+                }
             }
         }
+        // The machine's own routes may have changed how nodes are reached.
+        if let Err(error) = nodes.follow_ways().await {
+            tracing::error!(%error, "the rules do not know how nodes are reached; trying again");
+            applied = None;
+            readiness.fails(PART, &error);
+        }
+        if to_tell {
+            nodes.tell(&client).await;
+        }
+        due = nodes.peers.news().map(|wait| match due {
+            Some(at) if !to_tell => at,
+            _ => Instant::now() + wait,
+        });
     }
 }
 
-fn put(known: &mut BTreeMap<String, NodeRoute>, event: InformerEvent) {
+struct Nodes {
+    own: NodeName,
+    net: Net,
+    dataplane: Handle,
+    ways: watch::Receiver<Ways>,
+    known: BTreeMap<String, NodeRoute>,
+    peers: Peers,
+}
+
+impl Nodes {
+    /// Rules first: they must know the nodes when the tunnel opens.
+    async fn program(&self) -> Result<(), String> {
+        let all = self.known.values().cloned().collect();
+        self.dataplane.set_nodes(all).await.map_err(|e| e.to_string())?;
+        // A node's own pods are reached by routes of their own.
+        let others = self.known.values().filter(|n| n.name != self.own.as_str()).cloned().collect();
+        self.net.set_routes(others).await.map_err(|e| e.to_string())
+    }
+
+    async fn follow_ways(&mut self) -> Result<(), crate::nft::NftError> {
+        let ways = self.ways.borrow_and_update().clone();
+        self.peers.set(&ways);
+        let direct = ways.iter().filter(|(_, way)| **way == Way::Direct);
+        let direct = direct.filter_map(|(name, _)| Some(self.known.get(name)?.ip)).collect();
+        self.dataplane.set_direct(direct).await
+    }
+
+    /// Writes the ways into the node's own object.
+    async fn tell(&mut self, client: &Client) {
+        let key = ObjectKey::cluster(&NODES, self.own.as_str());
+        let target = Target::object(&key).with_subresource("status");
+        match client.patch(&target, PatchKind::Merge, &self.peers.patch()).await {
+            Ok(object) => self.peers.told(&object),
+            Err(error) => tracing::info!(%error, "the server does not know how this node reaches the others"),
+        }
+    }
+
+    fn put(&mut self, event: InformerEvent) {
+        match &event {
+            InformerEvent::Reset(_, objects) => {
+                let own = objects.iter().find(|o| o.name() == self.own.as_str());
+                own.into_iter().for_each(|own| self.peers.told(own));
+            }
+            InformerEvent::Changed(event) if event.object.name() == self.own.as_str() => {
+                self.peers.told(&event.object);
+            }
+            InformerEvent::Changed(_) => {}
+        }
+        put(&mut self.known, self.own.as_str(), event);
+    }
+}
+
+fn put(known: &mut BTreeMap<String, NodeRoute>, own: &str, event: InformerEvent) {
     match event {
         InformerEvent::Reset(_, objects) => {
-            *known = objects.iter().filter_map(|o| route(o)).map(|r| (r.name.clone(), r)).collect();
+            *known = objects.iter().filter_map(|o| route(o, own)).map(|r| (r.name.clone(), r)).collect();
         }
         InformerEvent::Changed(event) => match event.kind {
-            EventType::Added | EventType::Modified => match route(&event.object) {
+            EventType::Added | EventType::Modified => match route(&event.object, own) {
                 Some(route) => drop(known.insert(route.name.clone(), route)),
                 None => drop(known.remove(event.object.name())),
             },
@@ -85,13 +161,14 @@ fn put(known: &mut BTreeMap<String, NodeRoute>, event: InformerEvent) {
 }
 
 /// The way to a node's pods, once it has an address and a range.
-fn route(node: &Object) -> Option<NodeRoute> {
+fn route(node: &Object, own: &str) -> Option<NodeRoute> {
     let addresses = node.pointer("/status/addresses")?.as_array()?;
     let ip = addresses.iter().find(|a| a["type"] == "InternalIP")?.get("address")?.as_str()?;
     Some(NodeRoute {
         name: node.name().to_owned(),
         ip: ip.parse().ok()?,
         pod_cidr: node.str_at("/spec/podCIDR")?.parse().ok()?,
+        tunnels: sends_through_tunnel(node, own),
     })
 }
 
@@ -115,13 +192,14 @@ mod tests {
         let changed = |kind, object| InformerEvent::Changed(WatchEvent { kind, object });
         put(
             &mut known,
+            "own",
             InformerEvent::Reset(Revision(1), vec![node("a", "192.0.2.1").into(), node("b", "?").into()]),
         );
         assert_eq!(known.keys().collect::<Vec<_>>(), ["a"]);
-        put(&mut known, changed(EventType::Modified, node("b", "192.0.2.2")));
+        put(&mut known, "own", changed(EventType::Modified, node("b", "192.0.2.2")));
         assert_eq!(known["b"].ip.to_string(), "192.0.2.2");
-        put(&mut known, changed(EventType::Modified, node("a", "")));
-        put(&mut known, changed(EventType::Deleted, node("b", "192.0.2.2")));
+        put(&mut known, "own", changed(EventType::Modified, node("a", "")));
+        put(&mut known, "own", changed(EventType::Deleted, node("b", "192.0.2.2")));
         assert!(known.is_empty());
     }
 }

@@ -3,18 +3,20 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
+    time::Duration,
 };
 
 use anyhow::Context;
 use minisvc_agent::{
     dataplane::{self, Dataplane, Handle},
-    net::{LinkName, Net, NetConfig, NodeRoute},
+    net::{LinkName, Net, NetConfig, NodeRoute, Way},
     plan::{Proto, ServiceKey, ServicePlan, ServicePort},
 };
 use minisvc_tests::{
     netns::{Lan, Namespace},
     traffic::Server,
 };
+use tokio::time::timeout;
 
 /// The client outside of the cluster.
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
@@ -22,6 +24,20 @@ pub const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
 pub const POD_PORT: u16 = 8080;
 /// The LAN's router.
 pub const LAN: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+
+/// UDP port of VXLAN.
+pub const VXLAN_PORT: u16 = 8473;
+/// The router of the other network.
+pub const FAR_LAN: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+/// The client outside of the cluster on the other network.
+pub const FAR_CLIENT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 100);
+/// How long a node may take to see that something has changed.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Address of the n-th node of the other network.
+pub fn far_ip(n: u8) -> Ipv4Addr {
+    Ipv4Addr::new(198, 51, 100, 10 + n)
+}
 
 /// Address of the n-th node, from 1.
 pub fn node_ip(n: u8) -> Ipv4Addr {
@@ -91,8 +107,26 @@ impl Service {
 
 struct Node {
     namespace: Namespace,
+    ip: Ipv4Addr,
     net: Net,
     dataplane: Handle,
+}
+
+impl Node {
+    /// As an agent does with what the server says of nodes.
+    fn tell(&self, nodes: &[NodeRoute]) -> anyhow::Result<()> {
+        self.namespace.block_on(async || {
+            self.dataplane.set_nodes(nodes.to_vec()).await?;
+            self.net.set_routes(nodes.to_vec()).await?;
+            self.set_direct(nodes).await
+        })
+    }
+
+    async fn set_direct(&self, nodes: &[NodeRoute]) -> anyhow::Result<()> {
+        let ways = self.net.ways().borrow().clone();
+        let direct = nodes.iter().filter(|n| ways.get(&n.name) == Some(&Way::Direct)).map(|n| n.ip);
+        Ok(self.dataplane.set_direct(direct.collect()).await?)
+    }
 }
 
 struct Pod {
@@ -103,60 +137,100 @@ struct Pod {
 
 /// The cluster of a test.
 pub struct Cluster {
-    _lan: Lan,
+    _lans: Vec<Lan>,
+    router: Option<Namespace>,
     client: Namespace,
+    far_client: Option<Namespace>,
     nodes: Vec<Node>,
     pods: BTreeMap<String, Pod>,
 }
 
-async fn start(n: u8) -> anyhow::Result<(Net, Handle)> {
+async fn start(n: u8, ip: Ipv4Addr) -> anyhow::Result<(Net, Handle)> {
     let (service_cidr, all_pods) = ("10.96.0.0/16".parse()?, "10.244.0.0/16".parse()?);
     let (dns_ip, node_port_range) = (Ipv4Addr::new(10, 96, 0, 10), (30000, 32767));
     let net = Net::start(NetConfig {
-        node_ip: node_ip(n),
+        node_ip: ip,
         local_pod_cidr: pod_cidr(n),
         pod_cidr: all_pods,
         service_cidr,
         dns_ip,
         node_port_range,
+        vxlan_port: VXLAN_PORT,
     })
     .await?;
     let dataplane = Dataplane::start(dataplane::Config {
-        node_ip: node_ip(n),
+        node_ip: ip,
         dns_ip,
         service_cidr,
         pod_cidr: all_pods,
         local_pod_cidr: pod_cidr(n),
         node_port_range,
+        vxlan_port: VXLAN_PORT,
     })?;
     Ok((net, dataplane))
 }
 
-fn routes(nodes: &[u8]) -> Vec<NodeRoute> {
-    nodes
-        .iter()
-        .map(|n| NodeRoute { name: format!("node-{n}"), ip: node_ip(*n), pod_cidr: pod_cidr(*n) })
-        .collect()
-}
-
 impl Cluster {
+    /// Nodes on one LAN.
     pub fn new(count: u8) -> anyhow::Result<Self> {
         let mut lan = Lan::new(LAN)?;
         let client = lan.machine("client", CLIENT)?;
-        let all: Vec<u8> = (1..=count).collect();
+        let nodes = (1..=count).map(|n| Ok((lan.machine(&format!("node-{n}"), node_ip(n))?, node_ip(n))));
+        let nodes = nodes.collect::<anyhow::Result<_>>()?;
+        Self::with(vec![lan], None, (client, None), nodes)
+    }
+
+    /// Two nodes on one LAN and the third on another; the router in between knows nothing of pods, and drops what is from or to any
+    /// address of another network.
+    pub fn routed() -> anyhow::Result<Self> {
+        let (mut here, mut there) = (Lan::switch(LAN)?, Lan::switch(FAR_LAN)?);
+        let router = Namespace::new("router")?;
+        here.connect(&router, "near", LAN)?;
+        there.connect(&router, "far", FAR_LAN)?;
+        router.run("sysctl", &["-qw", "net.ipv4.ip_forward=1", "net.ipv4.conf.all.rp_filter=1"])?;
+        let networks = "{ 192.0.2.0/24, 198.51.100.0/24 }";
+        let rules = format!(
+            "table ip router {{ chain forward {{ type filter hook forward priority 0; policy drop; \
+             ip saddr {networks} ip daddr {networks} accept; }}; }}"
+        );
+        router.run("nft", &[&rules])?;
+        let clients = (here.machine("client", CLIENT)?, Some(there.machine("far-client", FAR_CLIENT)?));
+        let nodes = vec![
+            (here.machine("node-1", node_ip(1))?, node_ip(1)),
+            (here.machine("node-2", node_ip(2))?, node_ip(2)),
+            (there.machine("node-3", far_ip(3))?, far_ip(3)),
+        ];
+        Self::with(vec![here, there], Some(router), clients, nodes)
+    }
+
+    fn with(
+        lans: Vec<Lan>,
+        router: Option<Namespace>,
+        (client, far_client): (Namespace, Option<Namespace>),
+        machines: Vec<(Namespace, Ipv4Addr)>,
+    ) -> anyhow::Result<Self> {
         let mut nodes = Vec::new();
-        for n in &all {
-            let namespace = lan.machine(&format!("node-{n}"), node_ip(*n))?;
-            let (net, dataplane) = namespace.block_on(async || {
-                let (net, dataplane) = start(*n).await?;
-                net.set_routes(routes(&all)).await?;
-                dataplane.set_nodes(routes(&all)).await?;
-                dataplane.apply(vec![]).await?;
-                Ok((net, dataplane))
-            })?;
-            nodes.push(Node { namespace, net, dataplane });
+        for (n, (namespace, ip)) in (1..).zip(machines) {
+            let (net, dataplane) = namespace.block_on(async || start(n, ip).await)?;
+            nodes.push(Node { namespace, ip, net, dataplane });
         }
-        Ok(Cluster { _lan: lan, client, nodes, pods: BTreeMap::new() })
+        let cluster = Cluster { _lans: lans, router, client, far_client, nodes, pods: BTreeMap::new() };
+        cluster.apply([])?;
+        for n in cluster.numbers() {
+            cluster.set_nodes(n, &cluster.numbers())?;
+        }
+        Ok(cluster)
+    }
+
+    fn numbers(&self) -> Vec<u8> {
+        (1..=self.nodes.len() as u8).collect()
+    }
+
+    fn routes(&self, nodes: &[u8]) -> Vec<NodeRoute> {
+        let ip = |n: u8| self.nodes.get(usize::from(n) - 1).map_or(node_ip(n), |node| node.ip);
+        let route =
+            |n: u8| NodeRoute { name: format!("node-{n}"), ip: ip(n), pod_cidr: pod_cidr(n), tunnels: false };
+        nodes.iter().map(|n| route(*n)).collect()
     }
 
     /// A pod on a node, with a server inside.
@@ -213,14 +287,54 @@ impl Cluster {
     /// New agents on every node; the next [`Cluster::apply`] must bring all services.
     pub fn restart_agents(&mut self) -> anyhow::Result<()> {
         for (n, node) in (1..).zip(&mut self.nodes) {
-            (node.net, node.dataplane) = node.namespace.block_on(async || start(n).await)?;
+            (node.net, node.dataplane) = node.namespace.block_on(async || start(n, node.ip).await)?;
         }
         Ok(())
     }
 
     pub fn set_nodes(&self, node: u8, nodes: &[u8]) -> anyhow::Result<()> {
-        let on = self.on(node);
-        on.namespace.block_on(async || Ok(on.dataplane.set_nodes(routes(nodes)).await?))
+        self.on(node).tell(&self.routes(nodes))
+    }
+
+    /// Tells a node of all nodes, and that these say that they send to it through the tunnel.
+    pub fn set_tunnelling(&self, node: u8, tunnelling: &[u8]) -> anyhow::Result<()> {
+        let mut routes = self.routes(&self.numbers());
+        for n in tunnelling {
+            routes[usize::from(*n) - 1].tunnels = true;
+        }
+        self.on(node).tell(&routes)
+    }
+
+    /// How a node reaches another one.
+    pub fn way(&self, from: u8, to: u8) -> Option<Way> {
+        self.on(from).net.ways().borrow().get(&format!("node-{to}")).copied()
+    }
+
+    /// Waits until a node reaches another one like this, and tells the rules.
+    pub fn await_way(&self, from: u8, to: u8, way: Way) -> anyhow::Result<()> {
+        let node = self.on(from);
+        node.namespace.block_on(async || {
+            let mut ways = node.net.ways();
+            let name = format!("node-{to}");
+            timeout(PATIENCE, ways.wait_for(|ways| ways.get(&name) == Some(&way)))
+                .await
+                .with_context(|| format!("node {from} never reached node {to} by {way:?}"))??;
+            node.set_direct(&self.routes(&self.numbers())).await
+        })
+    }
+
+    /// Address of a node.
+    pub fn address(&self, node: u8) -> Ipv4Addr {
+        self.on(node).ip
+    }
+
+    pub fn router(&self) -> &Namespace {
+        self.router.as_ref().unwrap()
+    }
+
+    /// The client on the network of node 3.
+    pub fn far_outside(&self) -> &Namespace {
+        self.far_client.as_ref().unwrap()
     }
 
     /// What a node says after something was done to it.

@@ -1,0 +1,284 @@
+//! The VXLAN link to nodes on other networks: the link, the neighbours on it, and where each of them really is.
+//!
+//! Nothing is learned from packets and nothing is asked: a neighbour's MAC follows from its node's address, and both tables are ours.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+};
+
+use futures::TryStreamExt;
+use netlink_packet_route::{
+    AddressFamily,
+    address::{AddressAttribute, AddressMessage},
+    link::{InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkInfo, LinkMessage},
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
+};
+use nix::errno::Errno;
+use rtnetlink::{AddressMessageBuilder, LinkUnspec, LinkVxlan};
+
+use super::{
+    NetConfig, NetError, TUNNEL, TUNNEL_GROUP,
+    kernel::{Link, Netlink, Refused, errno},
+    links, sysctl, tunnel_address,
+};
+
+/// The network inside the tunnel; other VXLANs of the machine have other numbers.
+const VNI: u32 = 173;
+/// What VXLAN puts before a packet: Ethernet, VXLAN, UDP and IPv4 headers.
+const OVERHEAD: u32 = 14 + 8 + 8 + 20;
+
+type Mac = [u8; 6];
+
+/// A node's address on the tunnel's Ethernet; locally administered, and unlike those of pods.
+fn mac(node_ip: Ipv4Addr) -> Mac {
+    let [a, b, c, d] = node_ip.octets();
+    [0x06, 0x6d, a, b, c, d]
+}
+
+/// The open tunnel, and who is at its other end as far as the kernel knows.
+#[derive(Debug)]
+pub(super) struct Tunnel {
+    pub(super) link: u32,
+    /// MACs by addresses inside the tunnel.
+    neighbours: BTreeMap<Ipv4Addr, Mac>,
+    /// Nodes' addresses by MACs.
+    forwarding: BTreeMap<Mac, Ipv4Addr>,
+}
+
+impl Tunnel {
+    /// Makes sure of the link and its address. A link that is right stays, traffic included; a wrong one is replaced. `None`: this
+    /// kernel lacks VXLAN.
+    pub(super) async fn open(
+        netlink: &Netlink,
+        config: &NetConfig,
+        underlay: &Link,
+    ) -> Result<Option<Self>, NetError> {
+        let mtu = underlay.mtu.saturating_sub(OVERHEAD);
+        let mut found = find(netlink).await?;
+        if let Some(wrong) = found.take_if(|message| !is_right(message, config)) {
+            tracing::warn!("link {TUNNEL} is not as it should be: it is replaced");
+            remove(netlink, wrong.header.index).await?;
+        }
+        let message = match found {
+            Some(message) => message,
+            None => {
+                let new = LinkVxlan::new(TUNNEL, VNI)
+                    .local(config.node_ip)
+                    .port(config.vxlan_port)
+                    .learning(false)
+                    .address(mac(config.node_ip).to_vec())
+                    .mtu(mtu)
+                    .link_group(TUNNEL_GROUP)
+                    .build();
+                match netlink.handle.link().add(new).execute().await {
+                    Err(error) if errno(&error) == Errno::EOPNOTSUPP => return Ok(None),
+                    other => other.refused("create link", TUNNEL)?,
+                }
+                find(netlink).await?.ok_or_else(|| NetError::Kernel {
+                    operation: "find",
+                    object: format!("link {TUNNEL}"),
+                    errno: Errno::ENODEV,
+                })?
+            }
+        };
+        let link = Link::from(&message);
+        sysctl::loose_reverse_path(TUNNEL);
+        let is_up = message.header.flags.contains(netlink_packet_route::link::LinkFlags::Up);
+        if link.mtu != mtu || link.group != TUNNEL_GROUP || !is_up {
+            let set = LinkUnspec::new_with_index(link.index).mtu(mtu).link_group(TUNNEL_GROUP).up().build();
+            netlink.handle.link().set(set).execute().await.refused("set up link", TUNNEL)?;
+        }
+        address(netlink, link.index, tunnel_address(config.local_pod_cidr)).await?;
+        let mut tunnel =
+            Tunnel { link: link.index, neighbours: BTreeMap::new(), forwarding: BTreeMap::new() };
+        tunnel.read(netlink).await?;
+        Ok(Some(tunnel))
+    }
+
+    /// Takes the link away, with all routes over it.
+    pub(super) async fn close(netlink: &Netlink) -> Result<(), NetError> {
+        match find(netlink).await? {
+            Some(message) => remove(netlink, message.header.index).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn read(&mut self, netlink: &Netlink) -> Result<(), NetError> {
+        for family in [AddressFamily::Inet, AddressFamily::Bridge] {
+            let all = netlink.handle.neighbours().get().set_address_family(family).execute();
+            let all: Vec<_> = all.try_collect().await.refused("list", "neighbours")?;
+            for message in all.iter().filter(|m| m.header.ifindex == self.link) {
+                let Some(entry) = entry(message) else { continue };
+                match (family, entry) {
+                    (AddressFamily::Bridge, (Some(ip), mac)) => drop(self.forwarding.insert(mac, ip)),
+                    // One that leads nowhere is as good as none.
+                    (AddressFamily::Bridge, (None, _)) => {}
+                    (_, (Some(ip), mac)) if message.header.state == NeighbourState::Permanent => {
+                        self.neighbours.insert(ip, mac);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes these nodes known, as addresses inside the tunnel and outside; what is right stays untouched. All are tried; the first
+    /// failure is returned.
+    pub(super) async fn add(
+        &mut self,
+        netlink: &Netlink,
+        nodes: &BTreeMap<Ipv4Addr, Ipv4Addr>,
+    ) -> Result<(), NetError> {
+        let mut result = Ok(());
+        for (inside, ip) in nodes {
+            result = result.and(self.put(netlink, *inside, *ip).await);
+        }
+        result
+    }
+
+    /// Forgets all but these nodes.
+    pub(super) async fn retain(
+        &mut self,
+        netlink: &Netlink,
+        nodes: &BTreeMap<Ipv4Addr, Ipv4Addr>,
+    ) -> Result<(), NetError> {
+        let mut result = Ok(());
+        let gone = self.neighbours.iter().filter(|(ip, _)| !nodes.contains_key(ip));
+        for (inside, mac) in gone.map(|(ip, mac)| (*ip, *mac)).collect::<Vec<_>>() {
+            result = result.and(self.forget(netlink, Some(inside), mac, None).await);
+            self.neighbours.remove(&inside);
+        }
+        let known: BTreeMap<Mac, Ipv4Addr> = nodes.values().map(|ip| (mac(*ip), *ip)).collect();
+        let gone = self.forwarding.iter().filter(|(mac, ip)| known.get(*mac) != Some(*ip));
+        for (mac, ip) in gone.map(|(mac, ip)| (*mac, *ip)).collect::<Vec<_>>() {
+            result = result.and(self.forget(netlink, None, mac, Some(ip)).await);
+            self.forwarding.remove(&mac);
+        }
+        result
+    }
+
+    async fn put(&mut self, netlink: &Netlink, inside: Ipv4Addr, ip: Ipv4Addr) -> Result<(), NetError> {
+        let mac = mac(ip);
+        if self.forwarding.get(&mac) != Some(&ip) {
+            let add = netlink.handle.neighbours().add_bridge(self.link, &mac).destination(IpAddr::V4(ip));
+            let add = add.flags(NeighbourFlags::Own).replace();
+            add.execute().await.refused("say where in the tunnel there is", ip)?;
+            self.forwarding.insert(mac, ip);
+        }
+        if self.neighbours.get(&inside) != Some(&mac) {
+            let link = Link { index: self.link, name: TUNNEL.to_owned(), ..Link::default() };
+            links::neighbour(netlink, &link, inside, &mac).await?;
+            self.neighbours.insert(inside, mac);
+        }
+        Ok(())
+    }
+
+    /// Removes a neighbour (`inside`) or a forwarding entry (`outside`).
+    async fn forget(
+        &self,
+        netlink: &Netlink,
+        inside: Option<Ipv4Addr>,
+        mac: Mac,
+        outside: Option<Ipv4Addr>,
+    ) -> Result<(), NetError> {
+        let mut message = NeighbourMessage::default();
+        message.header.ifindex = self.link;
+        if let Some(ip) = inside {
+            message.header.family = AddressFamily::Inet;
+            message.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)));
+        } else {
+            message.header.family = AddressFamily::Bridge;
+            message.header.flags = NeighbourFlags::Own;
+            message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.to_vec()));
+            message
+                .attributes
+                .extend(outside.map(|ip| NeighbourAttribute::Destination(NeighbourAddress::Inet(ip))));
+        }
+        match netlink.handle.neighbours().del(message).execute().await {
+            Err(error) if errno(&error) == Errno::ENOENT => Ok(()),
+            other => other.refused("forget a neighbour on", TUNNEL),
+        }
+    }
+}
+
+fn entry(message: &NeighbourMessage) -> Option<(Option<Ipv4Addr>, Mac)> {
+    let (mut ip, mut mac) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(found)) => ip = Some(*found),
+            // Forwarding entries come without a family for their destination.
+            NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => {
+                ip = <[u8; 4]>::try_from(bytes.as_slice()).ok().map(Ipv4Addr::from);
+            }
+            NeighbourAttribute::LinkLayerAddress(found) => mac = Mac::try_from(found.as_slice()).ok(),
+            _ => {}
+        }
+    }
+    Some((ip, mac?))
+}
+
+async fn find(netlink: &Netlink) -> Result<Option<LinkMessage>, NetError> {
+    match netlink.handle.link().get().match_name(TUNNEL.to_owned()).execute().try_next().await {
+        Err(error) if errno(&error) == Errno::ENODEV => Ok(None),
+        other => other.refused("look up link", TUNNEL),
+    }
+}
+
+/// Whether a link is what [`Tunnel::open`] would make, but for what can be changed while packets flow.
+fn is_right(message: &LinkMessage, config: &NetConfig) -> bool {
+    let info = message.attributes.iter().find_map(|a| match a {
+        LinkAttribute::LinkInfo(info) => Some(info),
+        _ => None,
+    });
+    let info = info.map(Vec::as_slice).unwrap_or_default();
+    let facts = info.iter().find_map(|i| match i {
+        LinkInfo::Data(InfoData::Vxlan(facts)) => Some(facts.as_slice()),
+        _ => None,
+    });
+    let facts = facts.unwrap_or_default();
+    let wanted = [
+        InfoVxlan::Id(VNI),
+        InfoVxlan::Local(config.node_ip),
+        InfoVxlan::Port(config.vxlan_port),
+        InfoVxlan::Learning(false),
+    ];
+    info.contains(&LinkInfo::Kind(InfoKind::Vxlan))
+        && wanted.iter().all(|fact| facts.contains(fact))
+        && Link::from(message).mac == mac(config.node_ip)
+}
+
+/// The node's address inside, and no other.
+async fn address(netlink: &Netlink, link: u32, wanted: Ipv4Addr) -> Result<(), NetError> {
+    let all: Vec<AddressMessage> =
+        netlink.handle.address().get().execute().try_collect().await.refused("list", "addresses")?;
+    let of = |message: &AddressMessage| {
+        message.attributes.iter().find_map(|a| match a {
+            AddressAttribute::Local(IpAddr::V4(ip)) => Some(*ip),
+            _ => None,
+        })
+    };
+    let mut is_there = false;
+    for message in all.into_iter().filter(|m| m.header.index == link) {
+        let Some(ip) = of(&message) else { continue };
+        if ip == wanted && message.header.prefix_len == 32 {
+            is_there = true;
+            continue;
+        }
+        netlink.handle.address().del(message).execute().await.refused("remove from the tunnel", ip)?;
+    }
+    if is_there {
+        return Ok(());
+    }
+    let mut add = netlink.handle.address().add(link, wanted.into(), 32);
+    *add.message_mut() = AddressMessageBuilder::<Ipv4Addr>::new().index(link).address(wanted, 32).build();
+    add.execute().await.refused("give the tunnel the address", wanted)
+}
+
+async fn remove(netlink: &Netlink, index: u32) -> Result<(), NetError> {
+    match netlink.handle.link().del(index).execute().await {
+        Err(error) if errno(&error) == Errno::ENODEV => Ok(()),
+        other => other.refused("remove link", TUNNEL),
+    }
+}
