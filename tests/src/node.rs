@@ -75,13 +75,15 @@ pub struct TestNode {
 impl TestNode {
     /// Starts both. `number` tells the tests of one executable apart, 0 to 255.
     pub async fn start(home: &Path, number: u8) -> Self {
+        let second = 1 + u8::try_from(std::process::id() % 250).unwrap();
+        let range = ipnet::Ipv4Net::new(Ipv4Addr::new(127, second, number, 0), 24).unwrap();
         let config = ServerConfig {
             data_dir: home.join("server"),
             listen: (Ipv4Addr::LOCALHOST, 0).into(),
             advertise: Ipv4Addr::LOCALHOST.into(),
             tls_sans: Vec::new(),
             service_cidr: "10.96.0.0/16".parse().unwrap(),
-            pod_cidr: "10.244.0.0/16".parse().unwrap(),
+            pod_cidr: ipnet::Ipv4Net::new(Ipv4Addr::new(127, second, 0, 0), 16).unwrap(),
             node_port_range: (30000, 32767),
             vxlan_port: minisvc_proto::join::VXLAN_PORT,
             node_certificate_ttl: std::time::Duration::from_hours(24),
@@ -101,10 +103,8 @@ impl TestNode {
         let joined = identity::join(&url, &token, &NODE.parse().unwrap(), &stop).await.unwrap();
         let kubeconfig = joined.unwrap().kubeconfig;
         let mut object = Object::new(&NODES, None, NODE);
-        object.spec_mut();
+        object.spec_mut().insert("podCIDR".into(), range.to_string().into());
         admin.create(&Target::collection(&NODES, None), &object, false).await.unwrap();
-        let second = 1 + u8::try_from(std::process::id() % 250).unwrap();
-        let range = ipnet::Ipv4Net::new(Ipv4Addr::new(127, second, number, 0), 24).unwrap();
         let mut node = TestNode {
             home: home.to_path_buf(),
             admin,

@@ -190,7 +190,9 @@ fn check_write(
         }
     }
     let cluster = &edge.joining.cluster;
-    let facts = writes::Facts { me, taken: &taken, ranges: [cluster.pod_cidr, cluster.service_cidr] };
+    let own = edge.registry.get(&ObjectKey::cluster(&NODES, me)).ok();
+    let pods = own.and_then(|node| node.str_at("/spec/podCIDR")?.parse().ok());
+    let facts = writes::Facts { me, taken: &taken, pods, ranges: [cluster.pod_cidr, cluster.service_cidr] };
     writes::check(&facts, resource, old, new)
 }
 

@@ -234,6 +234,8 @@ async fn a_node_writes_what_is_its_own() {
         (Method::GET, "/api/v1/pods".into(), json!(null), 403),
         (Method::GET, "/api/v1/pods?watch=true".into(), json!(null), 403),
         (Method::PATCH, format!("{PODS}/mine/status"), status(json!({"phase": "Running"})), 200),
+        (Method::PATCH, format!("{PODS}/mine/status"), status(json!({"podIP": "10.244.0.9"})), 422),
+        (Method::PATCH, format!("{PODS}/mine/status"), status(json!({"podIP": "10.244.1.9"})), 200),
         (Method::PATCH, format!("{PODS}/theirs/status"), status(json!({"phase": "Failed"})), 403),
         (Method::PATCH, format!("{PODS}/mine"), json!({"metadata": {"labels": {"app": "db"}}}), 403),
         (Method::DELETE, format!("{PODS}/theirs"), json!(null), 403),

@@ -1,6 +1,6 @@
 //! What a node may write into the objects that it may write. Pure: what is there comes in.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::Ipv4Net;
 use minisvc_proto::{ApiError, Cause, Object, Resource, resource::EVENTS};
@@ -12,6 +12,8 @@ pub struct Facts<'a> {
     pub me: &'a str,
     /// The addresses that other nodes have who are heard: address and node.
     pub taken: &'a [(IpAddr, String)],
+    /// The range of its pods.
+    pub pods: Option<Ipv4Net>,
     /// Ranges that belong to no machine: those of pods and of services.
     pub ranges: [Ipv4Net; 2],
 }
@@ -31,15 +33,40 @@ pub fn check(
 ) -> Result<(), ApiError> {
     match resource.kind {
         "Event" => event(facts.me, old, new),
+        "Pod" => faulty(resource, new, pod_addresses(facts, old, new)),
         "Node" => {
             let mut faults = node_addresses(facts, old, new);
             if old.is_none() {
                 faults.extend(new_node(new));
             }
-            if faults.is_empty() { Ok(()) } else { Err(ApiError::invalid(resource, new.name(), faults)) }
+            faulty(resource, new, faults)
         }
         _ => Ok(()),
     }
+}
+
+fn faulty(resource: &Resource, new: &Object, faults: Vec<Cause>) -> Result<(), ApiError> {
+    if faults.is_empty() { Ok(()) } else { Err(ApiError::invalid(resource, new.name(), faults)) }
+}
+
+/// A pod's addresses are where services lead to: those of the node's own range, not of somebody else's pods or machines.
+fn pod_addresses(facts: &Facts<'_>, old: Option<&Object>, new: &Object) -> Vec<Cause> {
+    let all = |pod: &Object| -> Vec<(String, String)> {
+        let one = pod.str_at("/status/podIP").map(|ip| ("status.podIP".to_owned(), ip.to_owned()));
+        let list = pod.pointer("/status/podIPs").and_then(Value::as_array);
+        let list = list.into_iter().flatten().enumerate().filter_map(|(i, entry)| {
+            Some((format!("status.podIPs[{i}].ip"), entry["ip"].as_str()?.to_owned()))
+        });
+        one.into_iter().chain(list).filter(|(_, ip)| !ip.is_empty()).collect()
+    };
+    let had = old.map(all).unwrap_or_default();
+    let is_own = |ip: &str| ip.parse().is_ok_and(|ip: Ipv4Addr| facts.pods.is_some_and(|r| r.contains(&ip)));
+    let rule = match facts.pods {
+        Some(range) => format!("is not in {range}, the range of the pods of node {}", facts.me),
+        None => format!("node {} has no range of pods yet", facts.me),
+    };
+    let new = all(new).into_iter().filter(|entry| !had.contains(entry) && !is_own(&entry.1));
+    new.map(|(field, ip)| Cause::invalid(field, ip, &rule)).collect()
 }
 
 /// A node tells what it saw itself, and changes what it told itself.
@@ -80,7 +107,7 @@ fn node_addresses(facts: &Facts<'_>, old: Option<&Object>, new: &Object) -> Vec<
 
 #[cfg(test)]
 mod tests {
-    use minisvc_proto::resource::NODES;
+    use minisvc_proto::resource::{NODES, PODS};
     use serde_json::json;
 
     use super::*;
@@ -89,6 +116,7 @@ mod tests {
         let facts = Facts {
             me: "n1",
             taken: &[("10.0.0.2".parse().unwrap(), "n2".to_owned())],
+            pods: Some("10.244.1.0/24".parse().unwrap()),
             ranges: ["10.244.0.0/16".parse().unwrap(), "10.96.0.0/16".parse().unwrap()],
         };
         let resource = new.resource().unwrap();
@@ -116,6 +144,33 @@ mod tests {
             let said = judge(old, new);
             assert_eq!(said.is_empty(), may, "{said}");
             assert!(may || said.starts_with("403: events \"e\" is forbidden: node n1 may write"), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_nodes_pods_have_addresses_of_its_own_range() {
+        let pod = |status: Value| {
+            let mut pod = Object::new(&PODS, Some("a"), "p");
+            pod.0.insert("status".into(), status);
+            pod
+        };
+        let list = |ip: &str| json!({"podIP": "10.244.1.2", "podIPs": [{"ip": "10.244.1.2"}, {"ip": ip}]});
+        for (status, fault) in [
+            (json!({"phase": "Running"}), ""),
+            (json!({"podIP": "10.244.1.2", "podIPs": [{"ip": "10.244.1.2"}]}), ""),
+            (
+                json!({"podIP": "10.244.2.2"}),
+                "status.podIP: Invalid value: \"10.244.2.2\": is not in 10.244.1.0/24",
+            ),
+            (json!({"podIP": "10.0.0.1"}), "status.podIP: Invalid value"),
+            (json!({"podIP": "fd00::1"}), "status.podIP: Invalid value"),
+            (json!({"podIP": "somewhere"}), "status.podIP: Invalid value"),
+            (list("127.0.0.1"), "status.podIPs[1].ip: Invalid value"),
+        ] {
+            let said = judge(Some(&pod(json!({}))), &pod(status.clone()));
+            assert!(said.contains(fault) && said.is_empty() == fault.is_empty(), "{status}: {said}");
+            // What stands already may stay.
+            assert_eq!(judge(Some(&pod(status.clone())), &pod(status)), "");
         }
     }
 
