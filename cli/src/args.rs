@@ -4,6 +4,7 @@ mod change;
 mod create;
 mod read;
 mod server;
+mod storage;
 mod token;
 pub mod values;
 

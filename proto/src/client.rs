@@ -232,6 +232,14 @@ impl Client {
         Ok(self.body(self.send(self.http.get(self.url(path_and_query))).await?))
     }
 
+    /// An answer's lines as they come, without their ends. A last line that is cut short is left out.
+    pub async fn lines(
+        &self,
+        path_and_query: &str,
+    ) -> Result<impl Stream<Item = Result<Bytes, ClientError>> + Send + Unpin + use<>, ClientError> {
+        Ok(request::lines(self.stream(path_and_query).await?))
+    }
+
     fn body(
         &self,
         answer: reqwest::Response,

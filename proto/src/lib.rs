@@ -2,6 +2,7 @@
 //!
 //! Nothing here performs I/O, except behind the feature `client`.
 
+pub mod digest;
 pub mod event;
 pub mod join;
 pub mod names;

@@ -134,7 +134,8 @@ pub fn object_key(key: &ObjectKey) -> Key {
     format!("/objects/{group}/{}/{namespace}/{}", key.resource.plural, key.name).into()
 }
 
-fn parse_key(key: &str) -> Option<ObjectKey> {
+/// The object that a key of the store is for; `None` if there is no such kind.
+pub fn parse_key(key: &str) -> Option<ObjectKey> {
     let mut parts = key.strip_prefix("/objects/")?.split('/');
     let (group, plural, namespace, name) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     let group = if group == "core" { "" } else { group };

@@ -4,6 +4,7 @@
 mod accept;
 mod access;
 mod answer;
+mod backup;
 mod body;
 mod call;
 mod discovery;
@@ -117,6 +118,10 @@ async fn dispatch(edge: &Arc<Edge>, user: &User, request: Request) -> Result<Res
         Call::Cluster => {
             access::check(user, &Question::Cluster, |_| None)?;
             Ok(answer::json(&edge.joining.cluster))
+        }
+        Call::Backup => {
+            access::check(user, &Question::Backup, |_| None)?;
+            Ok(backup::answer(edge))
         }
         Call::Progress { namespace, name } => {
             access::check(user, &Question::Progress, |_| None)?;

@@ -1,10 +1,10 @@
 //! The control plane: objects in a store, served in the Kubernetes wire format, and the controllers that derive more of them.
 
 pub mod alloc;
+pub mod backup;
 pub mod cache;
 pub mod conditions;
 pub mod controllers;
-pub mod digest;
 pub mod http;
 pub mod identity;
 pub mod patch;

@@ -15,6 +15,7 @@ mod namespace;
 pub mod node_credential;
 pub mod nodes;
 mod pod;
+mod reserved;
 pub mod rules;
 pub mod scale;
 pub mod service;
@@ -30,7 +31,10 @@ use minisvc_proto::{
 };
 use serde_json::Value;
 
-pub use deletion::{DeleteOptions, Propagation};
+pub use self::{
+    deletion::{DeleteOptions, Propagation},
+    reserved::with_reservations,
+};
 
 use crate::{
     alloc::{NodePortRange, PodRange, ServiceRange},

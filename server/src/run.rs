@@ -20,6 +20,7 @@ use self::reached::Fixed;
 pub use crate::tls::Limits;
 use crate::{
     alloc::{NodePortRange, PodRange, ServiceRange},
+    backup::{self, BackupError},
     cache::{self, Cache},
     controllers,
     http::{self, Edge, Joining},
@@ -79,6 +80,9 @@ pub enum ServerError {
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] sled_engine::OpenError),
+    /// The data directory is being changed as a whole.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
     /// The store holds what this server does not know.
     #[error("data directory {}: {cause}; it may be one of a newer minisvc", path.display())]
     Contents {
@@ -154,6 +158,7 @@ impl Server {
         files::create_dir(&config.data_dir)
             .and_then(|()| check_writable(&config.data_dir))
             .map_err(|cause| ServerError::DataDir { path: config.data_dir.clone(), cause })?;
+        backup::check_finished(&config.data_dir)?;
         let store_dir = config.data_dir.join("store");
         let store = SledStore::open(&store_dir)?;
         let cache =

@@ -14,7 +14,8 @@ use crate::binary::minisvc;
 /// A server that runs until this is dropped, and a home directory in which nothing is configured.
 #[derive(Debug)]
 pub struct Server {
-    home: TempDir,
+    /// `None` once it is given away.
+    home: Option<TempDir>,
     child: Child,
     config: PathBuf,
 }
@@ -22,7 +23,11 @@ pub struct Server {
 impl Server {
     /// Starts a server on a free port, with an empty store.
     pub fn start() -> anyhow::Result<Server> {
-        let home = tempfile::tempdir()?;
+        Self::start_on(tempfile::tempdir()?)
+    }
+
+    /// Starts a server on what is in `data` of a directory.
+    pub fn start_on(home: TempDir) -> anyhow::Result<Server> {
         let data = home.path().join("data");
         let mut child = Command::new(minisvc()?)
             .args(["server", "--listen", "127.0.0.1:0", "--data-dir"])
@@ -48,12 +53,12 @@ impl Server {
             .arg(&data)
             .output()?;
         std::fs::write(&config, printed.stdout)?;
-        Ok(Server { home, child, config })
+        Ok(Server { home: Some(home), child, config })
     }
 
     /// `minisvc` with this server's configuration.
     pub fn command(&self, args: &[&str]) -> anyhow::Result<Command> {
-        let mut command = unconfigured(self.home.path())?;
+        let mut command = unconfigured(self.home())?;
         command.env("MINISVC_CONFIG", &self.config).args(args);
         Ok(command)
     }
@@ -65,7 +70,19 @@ impl Server {
 
     /// A directory for files.
     pub fn home(&self) -> &Path {
-        self.home.path()
+        self.home.as_ref().map_or(Path::new("/nonexistent"), TempDir::path)
+    }
+
+    /// The server's data directory.
+    pub fn data_dir(&self) -> PathBuf {
+        self.home().join("data")
+    }
+
+    /// Ends the server as `kill -9` does, and keeps its directory.
+    pub fn kill(mut self) -> anyhow::Result<TempDir> {
+        self.child.kill()?;
+        self.child.wait()?;
+        self.home.take().context("the directory is gone")
     }
 
     /// The configuration of an administrator.

@@ -26,7 +26,7 @@ pub enum Plan {
     /// With what is stored.
     Use {
         /// The credentials.
-        stored: Stored,
+        stored: Box<Stored>,
         /// They name a new URL, and are to be kept again.
         moved: bool,
     },
@@ -137,7 +137,7 @@ pub fn plan(data_dir: &Path, asked: &Asked<'_>, stored: Option<&Stored>) -> Resu
             None => Err(PlanError::Ended { node: facts.node.clone(), ended: facts.not_after }),
         };
     }
-    Ok(Plan::Use { stored: stored.moved_to(server), moved: server != facts.server })
+    Ok(Plan::Use { stored: Box::new(stored.moved_to(server)), moved: server != facts.server })
 }
 
 #[cfg(test)]

@@ -124,9 +124,9 @@ impl Stored {
     /// The same node at another URL of its server.
     pub fn moved_to(&self, server: &str) -> Self {
         let mut moved = self.clone();
-        moved.facts.server = server.to_owned();
+        server.clone_into(&mut moved.facts.server);
         for cluster in &mut moved.kubeconfig.clusters {
-            cluster.cluster.server = server.to_owned();
+            server.clone_into(&mut cluster.cluster.server);
         }
         moved
     }

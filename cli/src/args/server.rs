@@ -9,6 +9,7 @@ use std::{
 use clap::{Args, Subcommand};
 use ipnet::Ipv4Net;
 
+use super::storage::{Backup, Restore, Salvage};
 use super::values::{duration, port, port_range};
 
 #[derive(Debug, Args)]
@@ -65,6 +66,12 @@ fn certificate_ttl(s: &str) -> Result<Duration, String> {
 pub enum ServerWhat {
     /// Print a kubeconfig with new credentials of an administrator; a node gets its own with a token
     Credentials(Credentials),
+    /// Write the cluster's objects and its CA to a file, whether the server runs or not
+    Backup(Backup),
+    /// Make a data directory from a backup
+    Restore(Restore),
+    /// Bring out what is sound in a damaged store
+    Salvage(Salvage),
 }
 
 #[derive(Debug, Args)]

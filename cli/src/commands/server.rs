@@ -1,5 +1,8 @@
 //! `minisvc server`: runs the server, and gives credentials.
 
+mod backup;
+mod restore;
+
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     path::PathBuf,
@@ -26,6 +29,12 @@ const MAX_THREADS: usize = 4;
 pub fn run(args: Server) -> anyhow::Result<()> {
     match args.what {
         Some(ServerWhat::Credentials(args)) => credentials(args),
+        Some(ServerWhat::Backup(args)) => backup::run(&args.file, &data_dir(args.data_dir)?),
+        Some(ServerWhat::Restore(args)) => restore::run(&args.file, &data_dir(args.data_dir)?, args.force),
+        Some(ServerWhat::Salvage(args)) => {
+            let report = minisvc_server::backup::salvage(&data_dir(args.data_dir)?)?;
+            Ok(output::bytes(format!("{report}\n").as_bytes())?)
+        }
         None => serve(args.run),
     }
 }

@@ -11,8 +11,9 @@ use rustls::{
     crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use sha2::{Digest, Sha256};
 use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::digest::sha256_hex;
 
 /// As much of a hash as people compare.
 const SHOWN: usize = 12;
@@ -20,8 +21,7 @@ const SHOWN: usize = 12;
 /// SHA-256, in lower-case hex digits, of a certificate's public key (its SubjectPublicKeyInfo in DER); `None` if it is no certificate.
 pub fn key_hash(certificate: &[u8]) -> Option<String> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
-    let digest = Sha256::digest(certificate.public_key().raw);
-    Some(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+    Some(sha256_hex(certificate.public_key().raw))
 }
 
 /// Takes a server whose chain holds the CA with the right hash, and whose certificate that CA gave for the name that was asked for.

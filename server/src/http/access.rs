@@ -85,6 +85,8 @@ pub enum Question<'a> {
     Certificate(&'a str),
     /// Read what all nodes must agree on.
     Cluster,
+    /// Read everything at once.
+    Backup,
 }
 
 impl<'a> Question<'a> {
@@ -102,7 +104,7 @@ pub fn check(
 ) -> Result<(), ApiError> {
     let allowed = user.is_in(MASTERS)
         || match (question, user.node()) {
-            (_, None) | (Question::NodeExec(_), _) => false,
+            (_, None) | (Question::NodeExec(_) | Question::Backup, _) => false,
             (Question::Progress | Question::Cluster, Some(_)) => true,
             (Question::Report(name) | Question::Certificate(name), Some(me)) => *name == me,
             (Question::Resource { verb, target, on }, Some(me)) => {
@@ -166,6 +168,10 @@ fn refusal(user: &User, question: &Question<'_>) -> ApiError {
         Question::Report(node) | Question::NodeExec(node) | Question::Certificate(node) => {
             let why = format!("User \"{name}\" may not speak for or to node {node}");
             ApiError::forbidden(&minisvc_proto::resource::NODES, node, &why)
+        }
+        Question::Backup => {
+            let why = format!("User \"{name}\" cannot read everything at once");
+            ApiError::forbidden(&minisvc_proto::resource::NODES, "", &why)
         }
         Question::Progress | Question::Cluster => {
             let why = format!("User \"{name}\" cannot read progress or the cluster's ranges");

@@ -30,6 +30,8 @@ pub enum Call {
     Certificate(String),
     /// What all nodes must agree on.
     Cluster,
+    /// Everything, for a backup.
+    Backup,
     /// A verb on a kind's collection, object or subresource.
     Resource(Target, Verb),
 }
@@ -89,6 +91,7 @@ fn own_call(method: &Method, path: &str) -> Option<Result<Call, ApiError>> {
         ["nodes", node, "report"] => (Method::POST, Call::Report((*node).to_owned())),
         ["nodes", node, "certificate"] => (Method::POST, Call::Certificate((*node).to_owned())),
         ["cluster"] => (Method::GET, Call::Cluster),
+        ["backup"] => (Method::GET, Call::Backup),
         ["nodes", node, "exec"] => (Method::GET, Call::NodeExec((*node).to_owned())),
         ["namespaces", namespace, "services", name, "progress"] => {
             let (namespace, name) = ((*namespace).to_owned(), (*name).to_owned());

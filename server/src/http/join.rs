@@ -11,6 +11,7 @@ use http::{HeaderMap, header::AUTHORIZATION};
 use jiff::Timestamp;
 use minisvc_proto::{
     ApiError, NodeName, Object, ObjectKey, Reason,
+    digest::hex,
     join::{CertificateAnswer, CertificateRequest, ClusterInfo, JoinToken},
     path::Target,
     resource::{JOIN_TOKENS, NODE_CREDENTIALS, NODES},
@@ -24,7 +25,6 @@ use super::{
 };
 use crate::{
     conditions,
-    digest::hex,
     pki::{self, Pki, RequestError, Validity},
     registry::{
         WriteOptions,

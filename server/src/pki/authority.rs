@@ -9,7 +9,7 @@ use super::{
     PkiError, failed, files,
     issue::{self, LIFETIME, Validity},
 };
-use crate::digest::sha256_hex;
+use minisvc_proto::digest::sha256_hex;
 
 /// What stands on disk.
 pub(super) struct Authority {

@@ -7,7 +7,7 @@ use rcgen::{
 use rustls_pki_types::{CertificateSigningRequestDer, pem::PemObject};
 use x509_parser::prelude::{FromDer, X509CertificationRequest};
 
-use crate::digest::sha256_hex;
+use minisvc_proto::digest::sha256_hex;
 
 /// Largest request, in bytes of PEM: one for a key of a kind that is taken has some 500.
 pub const MAX_REQUEST: usize = 8 << 10;

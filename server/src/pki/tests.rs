@@ -181,7 +181,7 @@ fn clocks_may_differ_by_an_hour_and_certificates_end() {
     }
     // The chain ends in the CA that a join token names.
     let (_, ca) = x509_parser::parse_x509_certificate(&server[1]).unwrap();
-    assert_eq!(crate::digest::sha256_hex(ca.public_key().raw), pki.ca_hash());
+    assert_eq!(minisvc_proto::digest::sha256_hex(ca.public_key().raw), pki.ca_hash());
 }
 
 #[test]

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use subtle::ConstantTimeEq;
 
 use super::field::Field;
-use crate::digest::sha256_hex;
+use minisvc_proto::digest::sha256_hex;
 
 /// How long a token is good for that names no time.
 pub const DEFAULT_TTL: i64 = 24 * 3600;

@@ -4,56 +4,35 @@
 //! the machine. Here one committer thread gathers the transactions that wait, applies them as one batch, flushes, calls
 //! fdatasync on the database file, and only then acknowledges: many writers share one sync (group commit).
 
+mod format;
+mod open;
+mod salvage;
+
 use std::{
     collections::{BTreeMap, HashMap},
     fs::{self, File, OpenOptions},
     io,
-    os::unix::fs::FileExt,
-    panic::{AssertUnwindSafe, catch_unwind},
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Mutex, PoisonError, mpsc},
+    thread::JoinHandle,
 };
 
-use bytes::Bytes;
 use minisvc_proto::Revision;
-use sha2::{Digest, Sha256};
 use tokio::sync::{
     mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
     oneshot,
 };
 
+pub use self::{
+    format::FORMAT,
+    open::OpenError,
+    salvage::{Damage, Salvaged, salvage},
+};
+use self::{
+    format::{ACKNOWLEDGED_FILE, REVISION_KEY, encode, read_acknowledged, write_acknowledged, write_first},
+    open::{Opened, check_format, open_sled, open_sound},
+};
 use super::{BoxFuture, Change, CommitError, Committed, Key, Store, Txn, Versioned, Write, memory::holds};
-
-/// A data directory that cannot be opened. The message names it and the way out.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The directory cannot be made or read.
-    #[error("data directory {path}: {cause}")]
-    Io {
-        /// Which directory.
-        path: PathBuf,
-        /// Why.
-        cause: io::Error,
-    },
-    /// Another process has it open.
-    #[error(
-        "data directory {path} is in use by another minisvc server; stop that one, or give this one its own --data-dir"
-    )]
-    InUse {
-        /// Which directory.
-        path: PathBuf,
-    },
-    /// It holds something, but not a sound store.
-    #[error(
-        "data directory {path} is damaged ({detail}); restore it from a backup, or move it away to start with an empty cluster"
-    )]
-    Damaged {
-        /// Which directory.
-        path: PathBuf,
-        /// What was found.
-        detail: String,
-    },
-}
 
 /// Makes what was flushed durable. A trait so that a test can hold it back and count it.
 pub trait Sync: Send + 'static {
@@ -85,25 +64,17 @@ impl Request {
 
 /// See the module.
 pub struct SledStore {
-    requests: mpsc::Sender<Request>,
+    /// `None` while it ends.
+    requests: Option<mpsc::Sender<Request>>,
+    committer: Option<JoinHandle<()>>,
     initial: Mutex<Option<(Revision, BTreeMap<Key, Versioned>)>>,
     subscriber: std::sync::Arc<Mutex<Option<UnboundedSender<Committed>>>>,
 }
 
-/// Values above a quarter of a segment would go to blob files that sled never syncs: 8 MiB keeps values to 2 MiB in the log.
-const SEGMENT_SIZE: usize = 8 << 20;
 /// Most transactions in one group: bounds the memory of a batch and the wait of the first in it.
 const MAX_GROUP: usize = 512;
 /// A group of this many bytes takes in no more: large objects wait for the next one instead of growing the batch.
 const MAX_GROUP_BYTES: usize = 4 << 20;
-/// Beside sled's files: the last acknowledged revision, with its checksum. sled takes a log that is damaged or cut for a shorter
-/// one; this is how the loss is noticed. Written without a sync of its own: the death of a process keeps it exact, and after
-/// that of a machine it is at worst older than the store.
-const ACKNOWLEDGED_FILE: &str = "acknowledged";
-const REVISION_KEY: &[u8] = b"!revision";
-/// Revision (8 bytes, big-endian), then the first 8 bytes of the SHA-256 of key, revision and value.
-const HEADER: usize = 16;
-
 impl SledStore {
     /// Opens or makes the store in `dir`, which nothing else uses.
     pub fn open(dir: &Path) -> Result<Self, OpenError> {
@@ -123,11 +94,7 @@ impl SledStore {
             let detail = format!("its file \"{ACKNOWLEDGED_FILE}\" is missing or unreadable");
             return Err(OpenError::Damaged { path: dir.to_owned(), detail });
         };
-        let db = open_sled(dir)?;
-        let (revision, values) =
-            catch_unwind(AssertUnwindSafe(|| read_all(dir, &db))).unwrap_or_else(|_| {
-                Err(OpenError::Damaged { path: dir.to_owned(), detail: "its pages cannot be read".into() })
-            })?;
+        let Opened { db, revision, values } = open_sound(dir, known)?;
         let file = OpenOptions::new().read(true).write(true).open(dir.join("db")).map_err(io_error)?;
         // The names of the files must last as well as what is in them.
         let parent = dir.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -135,10 +102,6 @@ impl SledStore {
         file.sync_all()
             .and_then(|()| directories.iter().try_for_each(|d| File::open(d)?.sync_all()))
             .map_err(io_error)?;
-        if known > revision {
-            let detail = format!("it ends at revision {revision}, but {known} was acknowledged");
-            return Err(OpenError::Damaged { path: dir.to_owned(), detail });
-        }
         let acknowledged = OpenOptions::new().write(true).open(acknowledged).map_err(io_error)?;
         let sync = wrap(file);
         let (requests, queue) = mpsc::channel();
@@ -151,21 +114,72 @@ impl SledStore {
             revision,
             subscriber: subscriber.clone(),
         };
-        std::thread::Builder::new()
+        let committer = std::thread::Builder::new()
             .name("store-committer".into())
             .spawn(move || committer.run(&queue))
             .map_err(io_error)?;
-        Ok(SledStore { requests, initial: Mutex::new(Some((revision, values))), subscriber })
+        Ok(SledStore {
+            requests: Some(requests),
+            committer: Some(committer),
+            initial: Mutex::new(Some((revision, values))),
+            subscriber,
+        })
+    }
+}
+
+/// Most values of a new store in one batch.
+const BATCH: usize = 512;
+
+/// Makes a store that holds exactly this, on disk when it returns. `dir` is absent or empty.
+pub fn write_new(
+    dir: &Path,
+    revision: Revision,
+    values: impl IntoIterator<Item = (Key, Versioned)>,
+) -> Result<(), OpenError> {
+    let io_error = |cause| OpenError::Io { path: dir.to_owned(), cause };
+    let failed = |e: sled::Error| OpenError::Io { path: dir.to_owned(), cause: io::Error::other(e) };
+    fs::create_dir_all(dir).map_err(io_error)?;
+    let acknowledged = dir.join(ACKNOWLEDGED_FILE);
+    write_first(&acknowledged).map_err(io_error)?;
+    let db = open_sled(dir)?;
+    check_format(dir, &db)?;
+    let mut values = values.into_iter().peekable();
+    while values.peek().is_some() {
+        let mut batch = sled::Batch::default();
+        for (key, Versioned { revision, value }) in values.by_ref().take(BATCH) {
+            batch.insert(key.as_bytes(), encode(&key, revision, &value));
+        }
+        db.apply_batch(batch).map_err(failed)?;
+    }
+    db.insert(REVISION_KEY, &revision.0.to_be_bytes()).map_err(failed)?;
+    db.flush().map_err(failed)?;
+    drop(db);
+    let acknowledged = OpenOptions::new().write(true).open(acknowledged).map_err(io_error)?;
+    write_acknowledged(&acknowledged, revision).map_err(io_error)?;
+    for entry in fs::read_dir(dir).map_err(io_error)? {
+        File::open(entry.map_err(io_error)?.path()).and_then(|f| f.sync_all()).map_err(io_error)?;
+    }
+    File::open(dir).and_then(|d| d.sync_all()).map_err(io_error)
+}
+
+/// Returns when what waits is written and the directory is free for the next one.
+impl Drop for SledStore {
+    fn drop(&mut self) {
+        self.requests = None;
+        if let Some(committer) = self.committer.take() {
+            // A panic of the committer has been told by the end of what is subscribed.
+            let _ = committer.join();
+        }
     }
 }
 
 impl Store for SledStore {
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Revision, CommitError>> {
         let (answer, result) = oneshot::channel();
-        let sent = self.requests.send(Request { txn, answer });
+        let sent = self.requests.as_ref().map(|requests| requests.send(Request { txn, answer }));
         Box::pin(async move {
             let stopped = || CommitError::Engine("it stopped after an earlier failure".into());
-            sent.map_err(|_| stopped())?;
+            sent.and_then(Result::ok).ok_or_else(stopped)?;
             result.await.map_err(|_| stopped())?
         })
     }
@@ -294,127 +308,6 @@ fn refuse(refused: Vec<(CommitError, oneshot::Sender<Result<Revision, CommitErro
     for (error, answer) in refused {
         // A writer that went away needs no answer.
         let _ = answer.send(Err(error));
-    }
-}
-
-fn checksum(key: &str, revision: [u8; 8], value: &[u8]) -> [u8; 8] {
-    let mut hash = Sha256::new();
-    hash.update(key.as_bytes());
-    hash.update([0]);
-    hash.update(revision);
-    hash.update(value);
-    let mut out = [0; 8];
-    out.copy_from_slice(&hash.finalize()[..8]);
-    out
-}
-
-fn encode(key: &str, revision: Revision, value: &[u8]) -> Vec<u8> {
-    let revision = revision.0.to_be_bytes();
-    let mut out = Vec::with_capacity(HEADER + value.len());
-    out.extend(revision);
-    out.extend(checksum(key, revision, value));
-    out.extend(value);
-    out
-}
-
-fn decode(key: &str, stored: &[u8]) -> Option<Versioned> {
-    let revision: [u8; 8] = stored.get(..8)?.try_into().ok()?;
-    let value = stored.get(HEADER..)?;
-    (stored.get(8..HEADER)? == checksum(key, revision, value)).then(|| Versioned {
-        revision: Revision(u64::from_be_bytes(revision)),
-        value: Bytes::copy_from_slice(value),
-    })
-}
-
-/// The file of a new store, on disk before anything else is.
-fn write_first(path: &Path) -> io::Result<()> {
-    let file = OpenOptions::new().write(true).create_new(true).open(path)?;
-    write_acknowledged(&file, Revision::default())?;
-    file.sync_all()
-}
-
-/// The last acknowledged revision; `None` where the file is absent or not whole.
-fn read_acknowledged(path: &Path) -> io::Result<Option<Revision>> {
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(e),
-    };
-    let parts =
-        bytes.split_first_chunk::<8>().filter(|(revision, sum)| checksum("", **revision, &[]) == *sum);
-    Ok(parts.map(|(revision, _)| Revision(u64::from_be_bytes(*revision))))
-}
-
-fn write_acknowledged(file: &File, revision: Revision) -> io::Result<()> {
-    let revision = revision.0.to_be_bytes();
-    let mut bytes = [0; 16];
-    bytes[..8].copy_from_slice(&revision);
-    bytes[8..].copy_from_slice(&checksum("", revision, &[]));
-    file.write_all_at(&bytes, 0)
-}
-
-fn open_sled(dir: &Path) -> Result<sled::Db, OpenError> {
-    match try_open(dir) {
-        Err(OpenError::Damaged { .. }) if set_snapshots_aside(dir) => try_open(dir),
-        other => other,
-    }
-}
-
-/// A snapshot is only a shortcut: a torn one makes sled refuse a log that is sound. Set aside, not deleted.
-fn set_snapshots_aside(dir: &Path) -> bool {
-    let Ok(entries) = fs::read_dir(dir) else { return false };
-    let mut moved = false;
-    for entry in entries.flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with("snap.") {
-            moved |= fs::rename(entry.path(), dir.join(format!("aside.{name}"))).is_ok();
-        }
-    }
-    moved
-}
-
-fn try_open(dir: &Path) -> Result<sled::Db, OpenError> {
-    let config =
-        sled::Config::new().path(dir).segment_size(SEGMENT_SIZE).flush_every_ms(None).cache_capacity(8 << 20);
-    let damaged = |detail: String| OpenError::Damaged { path: dir.to_owned(), detail };
-    // sled panics on some kinds of damage (its issue 1387).
-    match catch_unwind(AssertUnwindSafe(|| config.open())) {
-        Ok(Ok(db)) => Ok(db),
-        Ok(Err(sled::Error::Io(e)))
-            if e.to_string().contains("could not acquire lock") || e.kind() == io::ErrorKind::WouldBlock =>
-        {
-            Err(OpenError::InUse { path: dir.to_owned() })
-        }
-        Ok(Err(sled::Error::Io(cause))) => Err(OpenError::Io { path: dir.to_owned(), cause }),
-        Ok(Err(other)) => Err(damaged(other.to_string())),
-        Err(_) => Err(damaged("its log cannot be read".into())),
-    }
-}
-
-fn read_all(dir: &Path, db: &sled::Db) -> Result<(Revision, BTreeMap<Key, Versioned>), OpenError> {
-    let damaged = |detail: String| OpenError::Damaged { path: dir.to_owned(), detail };
-    let mut values = BTreeMap::new();
-    let mut last = None;
-    for item in db.iter() {
-        let (key, stored) = item.map_err(|e| damaged(e.to_string()))?;
-        if key.as_ref() == REVISION_KEY {
-            let bytes: [u8; 8] =
-                stored.as_ref().try_into().map_err(|_| damaged("its revision is cut short".into()))?;
-            last = Some(Revision(u64::from_be_bytes(bytes)));
-            continue;
-        }
-        let key = std::str::from_utf8(&key).map_err(|_| damaged("a key is no text".into()))?;
-        let value =
-            decode(key, &stored).ok_or_else(|| damaged(format!("{key} does not match its checksum")))?;
-        values.insert(Key::from(key), value);
-    }
-    match last {
-        None if values.is_empty() => Ok((Revision(0), values)),
-        None => Err(damaged("its revision is missing".into())),
-        Some(last) if values.values().any(|v| v.revision > last) => {
-            Err(damaged("a value is newer than its revision".into()))
-        }
-        Some(last) => Ok((last, values)),
     }
 }
 
