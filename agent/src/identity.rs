@@ -21,7 +21,7 @@ use minisvc_proto::{
 use tokio_util::sync::CancellationToken;
 
 use self::plan::{Asked, Plan};
-pub use self::{join::join, plan::PlanError, stored::Stored};
+pub use self::{address::towards, join::join, plan::PlanError, stored::Stored};
 use crate::AgentConfig;
 
 /// Why this machine is no node. One clear line each.

@@ -23,7 +23,7 @@ pub use self::{
     token::{TokenArgs, TokenCommand, TokenCreate, TokenList, TokenRevoke},
 };
 #[cfg(target_os = "linux")]
-use crate::commands::agent::AgentArgs;
+use crate::commands::{agent::AgentArgs, doctor::DoctorArgs};
 use crate::local::{DownArgs, UpArgs};
 
 /// Kubernetes-style Services for a handful of machines or one laptop, without Kubernetes.
@@ -59,6 +59,9 @@ pub enum Command {
     /// Run this machine as a node
     #[cfg(target_os = "linux")]
     Agent(AgentArgs),
+    /// Check whether this machine can be a node, and say what to do about what is in the way
+    #[cfg(target_os = "linux")]
+    Doctor(DoctorArgs),
     /// The first process of a pod: started by the agent
     #[cfg(target_os = "linux")]
     #[command(hide = true)]

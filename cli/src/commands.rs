@@ -6,6 +6,8 @@ pub mod build;
 mod create;
 mod delete;
 mod describe;
+#[cfg(target_os = "linux")]
+pub mod doctor;
 mod doors;
 pub mod exec;
 mod expose;

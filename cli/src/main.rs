@@ -49,6 +49,8 @@ enum Later {
     Echo(args::Echo),
     #[cfg(target_os = "linux")]
     Agent(commands::agent::AgentArgs),
+    #[cfg(target_os = "linux")]
+    Doctor(commands::doctor::DoctorArgs),
 }
 
 fn start(args: args::Args) -> anyhow::Result<u8> {
@@ -66,6 +68,8 @@ fn start(args: args::Args) -> anyhow::Result<u8> {
         args::Command::Echo(echo) => Later::Echo(echo),
         #[cfg(target_os = "linux")]
         args::Command::Agent(agent) => Later::Agent(agent),
+        #[cfg(target_os = "linux")]
+        args::Command::Doctor(doctor) => Later::Doctor(doctor),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -81,6 +85,8 @@ fn start(args: args::Args) -> anyhow::Result<u8> {
                 commands::cancel_on_signal(stop.clone())?;
                 commands::agent::run(agent, stop).await.map(|()| 0)
             }
+            #[cfg(target_os = "linux")]
+            Later::Doctor(doctor) => commands::doctor::run(doctor).await,
             Later::Cluster(command) => commands::run(global, command).await,
         }
     })

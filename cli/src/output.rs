@@ -10,7 +10,7 @@ use std::io::{self, Write};
 use serde_json::Value;
 
 pub use self::{
-    table::{TablePrinter, TableStyle},
+    table::{TablePrinter, TableStyle, grid},
     yaml::to_yaml,
 };
 

@@ -21,6 +21,14 @@ pub struct TableStyle {
     pub headless: bool,
 }
 
+/// Lines of cells, all columns as wide as they must be.
+pub fn grid(lines: &[Vec<String>]) -> String {
+    let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |i: usize| lines.iter().filter_map(|l| Some(l.get(i)?.chars().count())).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    lines.iter().map(|line| layout(line, &widths)).collect()
+}
+
 /// Prints rows as they come: columns never get narrower than they were.
 #[derive(Debug, Default)]
 pub struct TablePrinter {

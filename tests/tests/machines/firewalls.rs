@@ -35,6 +35,51 @@ fn is_answered(world: &World, node: &str) -> bool {
     shell(world.machine("server"), &script).trim() == "yes"
 }
 
+/// Status and message of a check in what `doctor -o json` prints.
+fn finding(out: &str, check: &str) -> (String, String) {
+    let all: serde_json::Value = serde_json::from_str(out).unwrap();
+    let found = all["findings"].as_array().unwrap().iter().find(|f| f["check"] == check);
+    let found = found.unwrap_or_else(|| panic!("no {check} in {out}"));
+    (text(&found["status"]), text(&found["message"]))
+}
+
+#[test]
+fn the_doctor_knows_the_way_to_the_server_before_and_after_joining() {
+    in_room("firewalls::the_doctor_knows_the_way_to_the_server_before_and_after_joining", |home| {
+        let world = World::on_one_network(home, "doctor", &["node-1"]);
+        let machine = world.machine("node-1");
+        let url = world.url();
+        let ask = |flags: &[&str]| {
+            let said = machine.run(&[&["doctor", "-o", "json"], flags].concat());
+            finding(&said.out, "server")
+        };
+        assert_eq!(ask(&[]).0, "warn");
+        let (status, message) = ask(&["--server", &url]);
+        assert!(status == "fail" && message.contains("does not answer"), "{message}");
+        let _server = world.server(&[]);
+        assert_eq!(ask(&["--server", &url]).0, "warn");
+        let token = world.token("");
+        let (status, message) = ask(&["--server", &url, "--token", &token]);
+        assert!(status == "ok" && message.contains("is ready"), "{message}");
+        let (_, other) = token.rsplit_once('.').unwrap();
+        let wrong = token.replace(other, &"ab".repeat(32));
+        assert_eq!(ask(&["--server", &url, "--token", &wrong]).0, "fail");
+        shell(machine, "ip route add 10.96.4.0/24 via 192.0.2.1 dev eth0 onlink");
+        let said = machine.run(&["doctor", "-o", "json"]);
+        let (status, message) = finding(&said.out, "ranges");
+        assert!(status == "fail" && message.contains("10.96.4.0/24"), "{message}");
+        assert_eq!(said.status.code(), Some(1));
+        shell(machine, "ip route del 10.96.4.0/24");
+
+        let _agent = world.join("node-1", &token);
+        world.ready(&["node-1"]);
+        let said = machine.run(&["doctor", "-o", "json"]);
+        for check in ["server", "clock", "ranges", "ports", "firewall", "kernel features"] {
+            assert_eq!(finding(&said.out, check).0, "ok", "{said}");
+        }
+    });
+}
+
 #[test]
 fn the_command_in_the_condition_lets_traffic_through_dockers_chains() {
     in_room("firewalls::the_command_in_the_condition_lets_traffic_through_dockers_chains", |home| {
@@ -60,9 +105,18 @@ fn the_command_in_the_condition_lets_traffic_through_dockers_chains() {
         condition(&world, "node-2", "False");
 
         let (_, command) = message.split_once("; run: ").unwrap();
+        let doctor = machine.run(&["doctor"]);
+        assert_eq!(doctor.status.code(), Some(1), "{doctor}");
+        let line = doctor.out.lines().find(|l| l.starts_with("firewall ")).unwrap();
+        assert!(line.contains("FAIL") && line.ends_with(command), "{line}");
         assert!(command.starts_with("iptables -I DOCKER-USER -s 10.244.0.0/16 -j ACCEPT"), "{command}");
         shell(machine, command);
         condition(&world, "node-1", "False");
+        let doctor = finding(&machine.run(&["doctor", "-o", "json"]).out, "firewall");
+        assert_eq!(
+            (doctor.0.as_str(), doctor.1.as_str()),
+            ("ok", "no rule of others drops this cluster's traffic")
+        );
         let pods: std::collections::BTreeSet<String> = placed(&world).into_keys().collect();
         for url in [format!("http://{}/", cluster_ip(&world)), format!("http://{}:30080/", machine.ip())] {
             assert_eq!(answers(machine, &url, 40), pods);
