@@ -14,6 +14,8 @@ mod identity;
 mod joining;
 #[path = "machines/losses.rs"]
 mod losses;
+#[path = "machines/routers.rs"]
+mod routers;
 #[path = "machines/tokens.rs"]
 mod tokens;
 
@@ -70,6 +72,8 @@ fn pod_of(answer: &str) -> String {
     text(&json["pod"])
 }
 
+/// With n questions over k pods one is missed with a probability of k(1-1/k)^n: below 1e-6 for what is asked here.
+///
 /// A shell line that asks a URL so many times, one answer a line. Fails with the first question that has no answer.
 fn asking(url: &str, times: usize) -> String {
     format!("set -e; for i in $(seq {times}); do curl -sS --max-time 10 {url}; echo; done")

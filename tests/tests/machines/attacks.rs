@@ -106,20 +106,25 @@ fn a_stolen_nodes_key_opens_what_that_node_needs_and_no_more() {
                 r#"{"status": {"addresses": [{"type": "InternalIP", "address": "10.96.0.10"}]}}"#,
                 "422",
             ),
+            // A pod's address is where its services lead.
+            (
+                &*format!("api/v1/namespaces/default/pods/{own}/status"),
+                r#"{"status": {"podIP": "192.0.2.66", "podIPs": [{"ip": "192.0.2.66"}]}}"#,
+                "422",
+            ),
         ] {
             let (code, body) = patched(path, object);
             assert_eq!(code, wanted, "{path} {object}: {body}");
         }
-        // What docs/security.md warns of: the node's own pods are where it says.
-        let astray = r#"{"status": {"podIP": "192.0.2.66", "podIPs": [{"ip": "192.0.2.66"}]}}"#;
-        let (code, body) = patched(&format!("api/v1/namespaces/default/pods/{own}/status"), astray);
-        assert_eq!(code, "200", "{body}");
         // Another node's certificate is not for this one to ask for.
         let [certificate, key] = pem_files(&world, "node-1");
         let url = format!("{}/apis/minisvc.io/v1/nodes/node-2/certificate", world.url());
         let (code, body) =
             curl(thief, &["--cert", &certificate, "--key", &key, "-d", "{\"csr\":\"\"}", &url]);
         assert_eq!(code, "403", "{body}");
+        // What docs/security.md warns of: a pod is on its machine, and so is the node's key.
+        let file = "/var/lib/minisvc/agent/node.kubeconfig";
+        assert!(world.run(&["exec", &own, "--", "cat", file]).ok().contains("client-key-data"));
         // All is as it was.
         assert_eq!(placed(&world), pods);
         world.ready(&["node-1", "node-2"]);

@@ -144,7 +144,7 @@ fn a_new_ca_ends_every_certificate_of_the_old_one() {
         assert!(line.contains("another CA"), "{line}");
         agent.until("of another CA");
         let machine = world.machine("node-1");
-        assert_eq!(answers(machine, &url, 20), names);
+        assert_eq!(answers(machine, &url, 40), names);
         agent.stop();
         let token = world.file(&world.token(""));
         let flags = ["agent", "--server", &world.url(), "--token-file", &token];
@@ -162,7 +162,7 @@ fn a_new_ca_ends_every_certificate_of_the_old_one() {
         }
         world.ready(&["node-1"]);
         assert_eq!(placed(&world), pods, "the same pods");
-        assert_eq!(answers(machine, &url, 20), names);
+        assert_eq!(answers(machine, &url, 40), names);
     });
 }
 
@@ -180,7 +180,7 @@ fn certificates_are_renewed_under_traffic() {
         let serial = world.credentials_of("node-1").certificate;
         // Past the end of the first ones, and of the second ones.
         until("each node has its fourth certificate", || {
-            assert_eq!(answers(world.machine("node-1"), &url, 20), names);
+            assert_eq!(answers(world.machine("node-1"), &url, 40), names);
             agents.iter().all(|a| a.lines_with("the node's certificate was renewed").len() >= 3)
         });
         assert!(expires() > first);

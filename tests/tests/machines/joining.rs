@@ -21,7 +21,7 @@ fn one_command_on_each_machine_makes_a_cluster() {
             world.machine("node-3").start(&["agent", "--settings", &settings]),
         ];
         world.ready(&NODES);
-        hello(&world, 6);
+        hello(&world, 3);
         let pods = placed(&world);
         let nodes: BTreeSet<&str> = pods.values().map(String::as_str).collect();
         assert_eq!(nodes, NODES.into(), "{pods:?}");
