@@ -1,6 +1,13 @@
 //! An agent from its start to its end.
 
-use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fs::{File, TryLockError},
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use ipnet::Ipv4Net;
@@ -81,6 +88,12 @@ pub enum AgentError {
         /// What the system said.
         cause: io::Error,
     },
+    /// Two agents would take each other's pods and rules for their own.
+    #[error(
+        "another agent runs in {} (--run-dir): stop that one, or give this one a --data-dir, --run-dir and --log-dir of its own",
+        .0.display()
+    )]
+    AlreadyRuns(PathBuf),
     /// A part ended although nobody asked it to.
     #[error("the agent's part {0} ended")]
     Part(String),
@@ -99,6 +112,8 @@ pub async fn run(
     for dir in [&config.data_dir, &config.run_dir, &config.log_dir] {
         std::fs::create_dir_all(dir).map_err(|cause| AgentError::File { path: dir.clone(), cause })?;
     }
+    // Until this process ends, whatever ends it.
+    let _lock = only_one(&config.run_dir)?;
     let Some(mut member) = identity::establish(&config, &shutdown).await? else { return Ok(()) };
     let mut boot = Boot::read(&config.run_dir);
     let (cluster, local_pod_cidr) = loop {
@@ -285,6 +300,21 @@ async fn room_for(cluster: &ClusterInfo) -> Result<(), AgentError> {
     }
 }
 
+/// Takes the lock of a run directory; the kernel gives it back when the file is closed.
+fn only_one(run_dir: &Path) -> Result<File, AgentError> {
+    let path = run_dir.join("lock");
+    let taken = File::create(&path).and_then(|file| match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(e)) => Err(e),
+    });
+    match taken {
+        Ok(Some(file)) => Ok(file),
+        Ok(None) => Err(AgentError::AlreadyRuns(run_dir.to_path_buf())),
+        Err(cause) => Err(AgentError::File { path, cause }),
+    }
+}
+
 /// Registers, waiting for a server that does not answer, and learns what all nodes agree on; `None` when cancelled meanwhile.
 async fn registered(
     member: &Membership,
@@ -310,5 +340,20 @@ async fn registered(
             () = shutdown.cancelled() => return Ok(None),
             () = tokio::time::sleep(wait) => wait = (wait * 2).min(LAST_RETRY),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_directory_is_for_one_agent_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = only_one(dir.path()).unwrap();
+        let error = only_one(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("another agent runs in") && error.contains("--run-dir"), "{error}");
+        drop(first);
+        only_one(dir.path()).unwrap();
     }
 }

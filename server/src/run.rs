@@ -131,11 +131,6 @@ pub fn admin_kubeconfig(data_dir: &Path) -> PathBuf {
     data_dir.join("admin.kubeconfig")
 }
 
-/// Runs a server until `shutdown`.
-pub async fn run(config: ServerConfig, shutdown: CancellationToken) -> Result<(), ServerError> {
-    Server::open(config).await?.serve(shutdown).await
-}
-
 /// A server that holds its data and its address, and serves nobody yet.
 pub struct Server {
     registry: Registry,
