@@ -245,7 +245,7 @@ fn conntrack(facts: &Facts) -> Finding {
             check,
             format!(
                 "room for {most} connections is little for this machine: run `sysctl -w net.netfilter.nf_conntrack_max={bearable}` ({} MiB)",
-                bearable * CONNECTION >> 20
+                (bearable * CONNECTION) >> 20
             ),
         );
     }
@@ -424,41 +424,41 @@ mod tests {
         let cases: &[(&str, Status, &str, Change)] = &[
             ("kernel", Status::Fail, "upgrade", |f| f.kernel = "5.10.0-33-amd64".into()),
             ("kernel features", Status::Fail, "load the module", |f| {
-                f.features = Err("lacks nft_fib".into())
+                f.features = Err("lacks nft_fib".into());
             }),
             ("vxlan", Status::Warn, "modprobe vxlan", |f| f.vxlan = Some(Err("EOPNOTSUPP".into()))),
             ("privileges", Status::Warn, "CAP_SYS_ADMIN", |f| f.is_mounter = false),
             ("namespaces", Status::Fail, "sysctl -w user.max_net_namespaces", |f| {
-                f.set("user/max_net_namespaces", 0)
+                f.set("user/max_net_namespaces", 0);
             }),
             ("directories", Status::Fail, "/var/lib/minisvc", |f| {
-                f.read_only = vec!["/var/lib/minisvc".into()]
+                f.read_only = vec!["/var/lib/minisvc".into()];
             }),
             ("ip_forward", Status::Fail, "sysctl -w net.ipv4.ip_forward=1", |f| {
                 f.set("net/ipv4/ip_forward", 0);
                 f.is_sysctl_writable = false;
             }),
             ("conntrack", Status::Fail, "nf_conntrack_max=1048576", |f| {
-                f.set("net/netfilter/nf_conntrack_count", 250_000)
+                f.set("net/netfilter/nf_conntrack_count", 250_000);
             }),
             ("conntrack", Status::Warn, "nf_conntrack_max=262144", |f| {
-                f.set("net/netfilter/nf_conntrack_max", 1000)
+                f.set("net/netfilter/nf_conntrack_max", 1000);
             }),
             ("ports", Status::Fail, "10250", |f| {
-                f.listening.push(Listener { is_udp: false, port: 10250, is_everywhere: true })
+                f.listening.push(Listener { is_udp: false, port: 10250, is_everywhere: true });
             }),
             ("ports", Status::Fail, "bind-interfaces", |f| {
-                f.listening.push(Listener { is_udp: false, port: 53, is_everywhere: true })
+                f.listening.push(Listener { is_udp: false, port: 53, is_everywhere: true });
             }),
             ("ports", Status::Warn, "30080/tcp", |f| {
-                f.listening.push(Listener { is_udp: false, port: 30080, is_everywhere: true })
+                f.listening.push(Listener { is_udp: false, port: 30080, is_everywhere: true });
             }),
             ("mtu", Status::Warn, "mtu 1500", |f| f.uplink = Some(("eth0".into(), 576))),
             ("kube-proxy", Status::Fail, "--cleanup", |f| {
-                f.taken = vec![Taken::KubeProxy("table ip kube-proxy".into())]
+                f.taken = vec![Taken::KubeProxy("table ip kube-proxy".into())];
             }),
             ("other networks", Status::Warn, "cilium_host", |f| {
-                f.owners = vec![("Cilium", "cilium_host".into())]
+                f.owners = vec![("Cilium", "cilium_host".into())];
             }),
             ("firewall", Status::Warn, "iptables-legacy-save", |f| {
                 f.judgement = Some(Ok(crate::firewall::Judgement {
@@ -469,10 +469,10 @@ mod tests {
             ("server", Status::Fail, "its name has no address", |f| f.server = Some(Server::NoName)),
             ("server", Status::Warn, "give --server", |f| f.url = None),
             ("clock", Status::Warn, "3600 s behind the server's", |f| {
-                f.server = Some(Server::Ready { round_trip_ms: 1, offset: Some(-3600) })
+                f.server = Some(Server::Ready { round_trip_ms: 1, offset: Some(-3600) });
             }),
             ("clock", Status::Fail, "certificates do not hold", |f| {
-                f.server = Some(Server::Ready { round_trip_ms: 1, offset: Some(100_000) })
+                f.server = Some(Server::Ready { round_trip_ms: 1, offset: Some(100_000) });
             }),
         ];
         for (check, status, says, change) in cases {

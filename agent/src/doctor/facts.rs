@@ -177,7 +177,7 @@ impl Facts {
                 .map(|d| (*d).to_owned())
                 .collect(),
             is_sysctl_writable: access("/proc/sys/net/ipv4/ip_forward", AccessFlags::W_OK).is_ok(),
-            sysctls: SYSCTLS.iter().filter_map(|name| sysctl(name)).collect(),
+            sysctls: SYSCTLS.into_iter().filter_map(sysctl).collect(),
             local_ports: pair(&read("/proc/sys/net/ipv4/ip_local_port_range")),
             memory_kib: memory_kib(),
             listening: listening(),
@@ -313,8 +313,8 @@ fn read(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default().trim().to_owned()
 }
 
-fn sysctl(name: &&str) -> Option<(String, u64)> {
-    Some(((*name).to_owned(), read(&format!("/proc/sys/{name}")).parse().ok()?))
+fn sysctl(name: &str) -> Option<(String, u64)> {
+    Some((name.to_owned(), read(&format!("/proc/sys/{name}")).parse().ok()?))
 }
 
 fn pair(text: &str) -> Option<(u16, u16)> {

@@ -24,7 +24,7 @@ pub const CONDITION: &str = "ForeignFirewall";
 /// Changes of rules come in swarms: they are looked at once they have settled for so long, and not more often.
 const QUIET: Duration = Duration::from_secs(1);
 /// What no rule tells of, as iptables-legacy and the Node object itself, is looked at so often.
-const AGAIN: Duration = Duration::from_secs(60);
+const AGAIN: Duration = Duration::from_mins(1);
 const RETRY: Duration = Duration::from_secs(1);
 
 /// What the loop must know.
@@ -56,8 +56,8 @@ pub async fn run(
         match looked {
             Ok(Ok(judgement)) => {
                 failing = false;
-                let turned =
-                    last.as_ref().is_some_and(|l| !l.blocked.is_empty()) != !judgement.blocked.is_empty();
+                let dropped = |j: &Judgement| !j.blocked.is_empty();
+                let turned = last.as_ref().is_some_and(dropped) != dropped(&judgement);
                 if turned {
                     let node = Object::new(&NODES, None, config.node.as_str());
                     let (severity, reason) = if judgement.blocked.is_empty() {
