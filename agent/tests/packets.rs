@@ -4,6 +4,8 @@
 
 #[path = "packets/cluster.rs"]
 mod cluster;
+#[path = "packets/echo.rs"]
+mod echo;
 #[path = "packets/tunnel.rs"]
 mod tunnel;
 

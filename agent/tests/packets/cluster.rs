@@ -137,7 +137,7 @@ struct Pod {
 
 /// The cluster of a test.
 pub struct Cluster {
-    _lans: Vec<Lan>,
+    lans: Vec<Lan>,
     router: Option<Namespace>,
     client: Namespace,
     far_client: Option<Namespace>,
@@ -214,7 +214,7 @@ impl Cluster {
             let (net, dataplane) = namespace.block_on(async || start(n, ip).await)?;
             nodes.push(Node { namespace, ip, net, dataplane });
         }
-        let cluster = Cluster { _lans: lans, router, client, far_client, nodes, pods: BTreeMap::new() };
+        let cluster = Cluster { lans, router, client, far_client, nodes, pods: BTreeMap::new() };
         cluster.apply([])?;
         for n in cluster.numbers() {
             cluster.set_nodes(n, &cluster.numbers())?;
@@ -328,8 +328,9 @@ impl Cluster {
         self.on(node).ip
     }
 
+    /// What forwards between the networks, or on the only one.
     pub fn router(&self) -> &Namespace {
-        self.router.as_ref().unwrap()
+        self.router.as_ref().unwrap_or(self.lans[0].hub())
     }
 
     /// The client on the network of node 3.

@@ -45,6 +45,7 @@ pub fn describe(page: &mut Page, node: &Object, related: &Related, now: Timestam
         }
     }
     page.line(0, &format!("PodCIDR:  {}", scalar(node.pointer("/spec/podCIDR"))));
+    peers(page, node);
     let ended = |p: &&Object| matches!(p.str_at("/status/phase"), Some("Succeeded" | "Failed"));
     let pods: Vec<&Object> = related.pods.iter().filter(|p| !ended(p)).collect();
     page.line(0, &format!("Non-terminated Pods:  ({} in total)", pods.len()));
@@ -67,5 +68,31 @@ pub fn describe(page: &mut Page, node: &Object, related: &Related, now: Timestam
         .collect();
     if !rows.is_empty() {
         page.underlined_table(2, &["Namespace", "Name", "Status", "IP", "Age"], &rows);
+    }
+}
+
+/// Which way leads from this node to each of the others. Of many nodes the agent tells some names, and how many there are.
+fn peers(page: &mut Page, node: &Object) {
+    let told = |way: &str, what: &str| {
+        let names = node.pointer(&format!("/status/peers/{way}")).and_then(Value::as_array);
+        let names: Vec<&str> = names.into_iter().flatten().filter_map(Value::as_str).collect();
+        let counted = node.pointer(&format!("/status/peers/counts/{way}")).and_then(Value::as_u64);
+        let unnamed = counted.unwrap_or(0).saturating_sub(names.len() as u64);
+        let mut rows: Vec<Vec<String>> =
+            names.into_iter().map(|name| vec![name.to_owned(), what.to_owned()]).collect();
+        if unnamed > 0 {
+            rows.push(vec![format!("and {unnamed} more"), what.to_owned()]);
+        }
+        rows
+    };
+    let rows = [
+        told("direct", "direct, on the same network"),
+        told("vxlan", "VXLAN, across a router (not encrypted)"),
+        told("unreachable", "none: this node's kernel lacks VXLAN"),
+    ]
+    .concat();
+    if !rows.is_empty() {
+        page.heading("Peers");
+        page.underlined_table(2, &["Node", "Way to its pods"], &rows);
     }
 }

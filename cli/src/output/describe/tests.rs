@@ -81,7 +81,8 @@ fn a_node() {
         "status": {"addresses": [{"type": "InternalIP", "address": "192.168.77.11"}], "capacity": {"cpu": "2", "pods": "250"},
             "conditions": [{"type": "Ready", "status": "True", "reason": "AgentReady", "message": "The agent is ready",
                 "lastTransitionTime": "2026-11-25T07:00:01Z"}],
-            "nodeInfo": {"kernelVersion": "6.1", "machineID": ""}}});
+            "nodeInfo": {"kernelVersion": "6.1", "machineID": ""},
+            "peers": {"direct": ["node-2", "node-3"], "vxlan": ["node-4"], "counts": {"vxlan": 900}}}});
     let mut ended = pod();
     ended["status"]["phase"] = "Failed".into();
     let related = Related { pods: vec![object(pod()), object(ended)], ..Related::default() };

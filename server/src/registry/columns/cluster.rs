@@ -26,9 +26,22 @@ pub const NODE: Printer = Printer {
         ("OS-Image", "string", 1),
         ("Kernel-Version", "string", 1),
         ("Container-Runtime", "string", 1),
+        ("Peers", "string", 1),
     ],
     cells: node,
 };
+
+/// How a node reaches the others, as its agent says: so many by each way.
+fn peers(node: &Object) -> Value {
+    let ways = ["direct", "vxlan", "unreachable"];
+    let count = |way: &str| {
+        // Not all names are told of many.
+        let counted = node.pointer(&format!("/status/peers/counts/{way}")).and_then(Value::as_u64);
+        counted.unwrap_or_else(|| items(node, &format!("/status/peers/{way}")).count() as u64)
+    };
+    let told = ways.map(|way| (way, count(way))).into_iter().filter(|(_, n)| *n > 0);
+    or_none(told.map(|(way, n)| format!("{n} {way}")).collect::<Vec<_>>().join(", "))
+}
 
 fn node(o: &Object, now: Timestamp) -> Vec<Value> {
     let mut status = match condition(o, "Ready") {
@@ -66,6 +79,7 @@ fn node(o: &Object, now: Timestamp) -> Vec<Value> {
         unknown("/status/nodeInfo/osImage"),
         unknown("/status/nodeInfo/kernelVersion"),
         unknown("/status/nodeInfo/containerRuntimeVersion"),
+        peers(o),
     ]
 }
 
