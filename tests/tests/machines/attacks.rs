@@ -122,6 +122,9 @@ fn a_stolen_nodes_key_opens_what_that_node_needs_and_no_more() {
         let (code, body) =
             curl(thief, &["--cert", &certificate, "--key", &key, "-d", "{\"csr\":\"\"}", &url]);
         assert_eq!(code, "403", "{body}");
+        let url = format!("{}/apis/minisvc.io/v1/backup", world.url());
+        let (code, body) = curl(thief, &["--cert", &certificate, "--key", &key, &url]);
+        assert_eq!(code, "403", "{body}");
         // What docs/security.md warns of: a pod is on its machine, and so is the node's key.
         let file = "/var/lib/minisvc/agent/node.kubeconfig";
         assert!(world.run(&["exec", &own, "--", "cat", file]).ok().contains("client-key-data"));
@@ -212,6 +215,7 @@ fn a_stranger_learns_nothing_from_the_server() {
             "api/v1/namespaces/default/pods",
             "apis/minisvc.io/v1/jointokens",
             "apis/minisvc.io/v1/cluster",
+            "apis/minisvc.io/v1/backup",
             "api/v1/namespaces/..%2f..%2f/pods",
         ] {
             let (code, body) = curl(thief, &["--path-as-is", &format!("{}/{path}", world.url())]);
@@ -221,7 +225,7 @@ fn a_stranger_learns_nothing_from_the_server() {
         // A token is good for joining, and for nothing else.
         let token: minisvc_proto::join::JoinToken = world.token("").parse().unwrap();
         let header = format!("authorization: Bearer {}", token.bearer());
-        for path in ["api/v1/nodes", "apis/minisvc.io/v1/jointokens", "apis/minisvc.io/v1/cluster"] {
+        for path in ["api/v1/nodes", "apis/minisvc.io/v1/backup", "apis/minisvc.io/v1/cluster"] {
             let (code, body) = curl(thief, &["-H", &header, &format!("{}/{path}", world.url())]);
             assert_eq!(code, "401", "{path}: {body}");
         }

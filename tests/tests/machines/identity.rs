@@ -167,6 +167,48 @@ fn a_new_ca_ends_every_certificate_of_the_old_one() {
 }
 
 #[test]
+fn a_restore_brings_back_the_nodes_and_tokens_that_were() {
+    in_room("identity::a_restore_brings_back_the_nodes_and_tokens_that_were", |home| {
+        let world = World::on_one_network(home, "restored", &["node-1", "node-2"]);
+        let server = world.server(&[]);
+        let token = world.token("");
+        let [first, second] = ["node-1", "node-2"].map(|node| world.join(node, &token));
+        world.ready(&["node-1", "node-2"]);
+        hello(&world, 2);
+        let (pods, ip) = (placed(&world), cluster_ip(&world));
+        let names: BTreeSet<String> = pods.keys().cloned().collect();
+        let place = world.machine("server");
+        place.run(&["server", "backup", "/run/cluster.backup"]).ok();
+        let mode = std::fs::metadata(place.path("/run/cluster.backup")).unwrap().permissions();
+        assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o600);
+
+        // What happens after a backup is forgotten by a restore: the removal of a node, too, as docs/security.md warns.
+        world.sh("minisvc node remove node-1").ok();
+        first.refused();
+        world.run(&["token", "revoke", &token]).ok();
+        world.sh("minisvc delete service hello").ok();
+        server.stop();
+        place.run(&["server", "restore", "--force", "/run/cluster.backup"]).ok();
+        let _server = world.server(&[]);
+        let _first = world.machine("node-1").start(&["agent"]);
+        world.ready(&["node-1", "node-2"]);
+        assert_eq!((placed(&world), cluster_ip(&world)), (pods, ip.clone()));
+        for name in ["node-1", "node-2"] {
+            let machine = world.machine(name);
+            let ask = super::asking(&format!("http://{ip}/"), 40);
+            until("the service is back", || {
+                let said = machine.program("sh", &["-c", &ask]);
+                said.status.success() && super::pods_in(&said.out) == names
+            });
+        }
+        // The other agent has not been touched: it has found its server and its service again.
+        assert_eq!(second.lines_with("revoked"), Vec::<String>::new());
+        let id = token.split('.').nth(1).unwrap();
+        assert!(world.sh("minisvc token list").ok().contains(id));
+    });
+}
+
+#[test]
 fn certificates_are_renewed_under_traffic() {
     in_room("identity::certificates_are_renewed_under_traffic", |home| {
         let world = World::on_one_network(home, "renewed", &["node-1", "node-2"]);
