@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use minisvc_tests::machines::{World, in_room};
 
-use super::{NODES, answers, answers_to_pod, cluster_ip, hello, placed};
+use super::{NODES, answers, answers_to_pod, cluster_ip, hello, placed, until};
 
 #[test]
 fn one_command_on_each_machine_makes_a_cluster() {
@@ -35,6 +35,10 @@ fn one_command_on_each_machine_makes_a_cluster() {
         for (pod, node) in &pods {
             assert_eq!(answers_to_pod(&world, pod, "http://hello/", 60), names, "from {pod} on {node}");
         }
+        until("each node says how it reaches the others", || {
+            let wide = world.sh("minisvc get nodes -o wide").ok();
+            wide.lines().filter(|l| l.contains("2 direct")).count() == 3
+        });
         for (pod, node) in &pods {
             assert!(world.sh(&format!("minisvc get pod {pod} -o wide")).ok().contains(node.as_str()));
         }

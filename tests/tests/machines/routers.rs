@@ -84,6 +84,14 @@ fn pods_reach_each_other_across_a_router() {
             until("the node says how it reaches the others", || peers(&world, node) == wanted);
         }
 
+        let wide = world.sh("minisvc get nodes -o wide").ok();
+        assert_eq!(wide.lines().filter(|l| l.contains("1 direct, 2 vxlan")).count(), 4, "{wide}");
+        let described = world.sh("minisvc describe node node-1").ok();
+        for (node, way) in [("node-2", "direct"), ("node-3", "VXLAN"), ("node-4", "VXLAN")] {
+            let words = format!("{node}  {way}, ");
+            assert!(described.contains(&words), "no {words:?} in {described}");
+        }
+
         // By name, by ClusterIP, and through the nodePort of either side, from pods and machines of either side.
         let ip = cluster_ip(&world);
         let url = format!("http://{ip}/");
