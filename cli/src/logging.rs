@@ -4,7 +4,8 @@ use std::io;
 
 use tracing_subscriber::EnvFilter;
 
-const DEFAULT: &str = "info";
+/// The store says what is wrong with it in words of its own.
+const DEFAULT: &str = "info,sled=off";
 
 /// Starts logging; a filter in `RUST_LOG` that cannot be read is told and left out.
 pub fn start() {

@@ -125,6 +125,29 @@ fn what_cannot_be_done_is_one_line() -> Result {
 }
 
 #[test]
+fn a_damaged_store_is_one_line_at_the_start_and_salvage_is_the_way_out() -> Result {
+    let server = Server::start()?;
+    for i in 0..6 {
+        assert_eq!(server.run(&["create", "namespace", &format!("kept-{i}")])?.code, 0);
+    }
+    let home = server.kill()?;
+    let data = home.path().join("data").display().to_string();
+    let db = home.path().join("data/store/db");
+    let mut bytes = fs::read(&db)?;
+    let written = bytes.iter().rposition(|b| *b != 0).unwrap_or_default();
+    bytes[written / 2..written / 2 + 100].fill(0);
+    fs::write(&db, &bytes)?;
+    let args = ["--listen", "127.0.0.1:0", "--data-dir", &data];
+    refused(&on_disk(home.path(), &args)?, "`minisvc server salvage` brings out what is sound");
+    let said = on_disk(home.path(), &["salvage", "--data-dir", &data])?;
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(said.out.contains("brought out:") && said.out.contains("damaged-1"), "{said:?}");
+    let server = Server::start_on(home)?;
+    assert!(names(&server)?.contains("namespace/default"));
+    Ok(())
+}
+
+#[test]
 fn a_backup_or_restore_that_is_killed_leaves_nothing_that_passes_for_one() -> Result {
     let server = Server::start()?;
     let home = server.home();

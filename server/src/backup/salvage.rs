@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use minisvc_proto::Revision;
+use minisvc_proto::{Object, Revision};
 
 use super::{
     BackupError, key_of,
@@ -64,7 +64,7 @@ pub fn salvage(data_dir: &Path) -> Result<Report, BackupError> {
 fn rescue(room: &Room, store: &Path) -> Result<(Salvaged, Vec<String>), BackupError> {
     let copy = room.dir.join("copy");
     copy_files(store, &copy).map_err(|cause| BackupError::File { path: store.to_path_buf(), cause })?;
-    let salvaged = sled_engine::salvage(&copy, key_of)?;
+    let salvaged = sled_engine::salvage(&copy, searched_for)?;
     if salvaged.damage == Damage::None {
         return Ok((salvaged, Vec::new()));
     }
@@ -73,6 +73,12 @@ fn rescue(room: &Room, store: &Path) -> Result<(Salvaged, Vec<String>), BackupEr
     let last = salvaged.found.max(salvaged.acknowledged.unwrap_or_default());
     sled_engine::write_new(&room.dir.join("store"), Revision(last.0 + AHEAD), values)?;
     Ok((salvaged, contested))
+}
+
+/// What lets somebody in is not taken from behind the damage, where a deletion does not show: a token that was revoked and a node that
+/// was removed stay so.
+fn searched_for(object: &Object) -> Option<Key> {
+    key_of(object).filter(|_| !matches!(object.kind(), "JoinToken" | "NodeCredential"))
 }
 
 fn copy_files(from: &Path, to: &Path) -> io::Result<()> {
@@ -129,7 +135,8 @@ impl fmt::Display for Report {
         if self.damage == Damage::Log {
             writeln!(
                 f,
-                "the log itself is damaged: objects that had been deleted or changed lately may be back as they were before"
+                "the log itself is damaged: objects that had been deleted or changed lately may be back as they were before; \
+                 credentials are not searched for: a node whose agent is refused joins again with a new token"
             )?;
         }
         for held in &self.contested {

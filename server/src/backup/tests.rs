@@ -274,6 +274,25 @@ fn what_is_sound_is_brought_out_of_a_damaged_log() {
 }
 
 #[test]
+fn what_lets_somebody_in_is_not_searched_for() {
+    let mut objects = objects(20);
+    let credential =
+        r#"{"apiVersion":"minisvc.io/v1","kind":"NodeCredential","metadata":{"name":"gone"},"spec":{}}"#;
+    let key: Key = "/objects/minisvc.io/nodecredentials/-/gone".into();
+    objects.insert(key.clone(), Versioned { revision: Revision(21), value: credential.into() });
+    let dir = data_dir(&objects);
+    remove_snapshots(dir.path());
+    // The engine reads an empty log; everything behind its head is still in the file.
+    damage(dir.path(), |bytes| bytes[..64].fill(0));
+    let report = salvage(dir.path()).unwrap();
+    assert_eq!(report.damage, Damage::Log);
+    let (_, values) = contents(dir.path());
+    assert!(values.keys().any(|k| k.contains("/services/")), "{report}");
+    assert!(!values.contains_key(&key));
+    assert!(report.to_string().contains("joins again with a new token"), "{report}");
+}
+
+#[test]
 fn torn_snapshots_are_put_right_by_themselves() {
     let objects = objects(50);
     let dir = data_dir(&objects);

@@ -6,6 +6,7 @@
 
 mod format;
 mod open;
+mod panics;
 mod salvage;
 
 use std::{

@@ -13,7 +13,8 @@ pub fn run(file: &Path, data_dir: &Path, force: bool) -> anyhow::Result<()> {
     let aside = restored.aside.map(|dir| format!("what was there before is in {}\n", dir.display()));
     let said = format!(
         "restored {} objects of revision {} ({}) into {}; start the server there\n{}\
-         nodes that joined after the backup was taken need a new token\n",
+         nodes that joined after the backup was taken need a new token; what was revoked or removed after it is valid again: do so once \
+         more\n",
         header.objects,
         header.revision,
         header.created,

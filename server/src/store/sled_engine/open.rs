@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File, TryLockError},
     io,
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::AssertUnwindSafe,
     path::{Path, PathBuf},
 };
 
@@ -13,6 +13,7 @@ use minisvc_proto::Revision;
 use super::{
     Key, Versioned,
     format::{FORMAT, FORMAT_KEY, REVISION_KEY, decode},
+    panics::caught,
 };
 
 /// A data directory that cannot be opened. The message names it and the way out.
@@ -97,8 +98,8 @@ fn look(dir: &Path, known: Revision) -> Result<Opened, OpenError> {
     let damaged = |detail: String| OpenError::Damaged { path: dir.to_owned(), detail };
     let db = open_sled(dir)?;
     check_format(dir, &db)?;
-    let (revision, values) = catch_unwind(AssertUnwindSafe(|| read_all(dir, &db)))
-        .unwrap_or_else(|_| Err(damaged("its pages cannot be read".into())))?;
+    let (revision, values) = caught(AssertUnwindSafe(|| read_all(dir, &db)))
+        .unwrap_or_else(|| Err(damaged("its pages cannot be read".into())))?;
     if known > revision {
         return Err(damaged(format!("it ends at revision {revision}, but {known} was acknowledged")));
     }
@@ -180,16 +181,16 @@ fn try_open(dir: &Path) -> Result<sled::Db, OpenError> {
         sled::Config::new().path(dir).segment_size(SEGMENT_SIZE).flush_every_ms(None).cache_capacity(8 << 20);
     let damaged = |detail: String| OpenError::Damaged { path: dir.to_owned(), detail };
     // sled panics on some kinds of damage (its issue 1387).
-    match catch_unwind(AssertUnwindSafe(|| config.open())) {
-        Ok(Ok(db)) => Ok(db),
-        Ok(Err(sled::Error::Io(e)))
+    match caught(AssertUnwindSafe(|| config.open())) {
+        Some(Ok(db)) => Ok(db),
+        Some(Err(sled::Error::Io(e)))
             if e.to_string().contains("could not acquire lock") || e.kind() == io::ErrorKind::WouldBlock =>
         {
             Err(OpenError::InUse { path: dir.to_owned() })
         }
-        Ok(Err(sled::Error::Io(cause))) => Err(OpenError::Io { path: dir.to_owned(), cause }),
-        Ok(Err(other)) => Err(damaged(other.to_string())),
-        Err(_) => Err(damaged("its log cannot be read".into())),
+        Some(Err(sled::Error::Io(cause))) => Err(OpenError::Io { path: dir.to_owned(), cause }),
+        Some(Err(other)) => Err(damaged(other.to_string())),
+        None => Err(damaged("its log cannot be read".into())),
     }
 }
 
@@ -227,8 +228,8 @@ pub fn read_all(dir: &Path, db: &sled::Db) -> Result<(Revision, BTreeMap<Key, Ve
 /// Refuses what a later version has written, and marks what this one writes.
 pub fn check_format(dir: &Path, db: &sled::Db) -> Result<(), OpenError> {
     let damaged = |detail: String| OpenError::Damaged { path: dir.to_owned(), detail };
-    let stored = catch_unwind(AssertUnwindSafe(|| db.get(FORMAT_KEY)))
-        .map_err(|_| damaged("its pages cannot be read".into()))?
+    let stored = caught(AssertUnwindSafe(|| db.get(FORMAT_KEY)))
+        .ok_or_else(|| damaged("its pages cannot be read".into()))?
         .map_err(|e| damaged(e.to_string()))?;
     let Some(stored) = stored else {
         db.insert(FORMAT_KEY, FORMAT.to_string().as_bytes()).map_err(|e| damaged(e.to_string()))?;

@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::AssertUnwindSafe,
     path::Path,
 };
 
@@ -14,6 +14,7 @@ use super::{
     Key, OpenError, Versioned,
     format::{ACKNOWLEDGED_FILE, FORMAT_KEY, HEADER, REVISION_KEY, decode, read_acknowledged},
     open::{Pristine, check_format, open_sled, read_all},
+    panics::caught,
 };
 
 /// How a store was read.
@@ -53,8 +54,8 @@ pub fn salvage(dir: &Path, key_of: impl Fn(&Object) -> Option<Key>) -> Result<Sa
             if let Err(newer @ OpenError::Newer { .. }) = check_format(dir, &db) {
                 return Err(newer);
             }
-            let whole = catch_unwind(AssertUnwindSafe(|| read_all(dir, &db)));
-            if let Ok(Ok((found, values))) = whole
+            let whole = caught(AssertUnwindSafe(|| read_all(dir, &db)));
+            if let Some(Ok((found, values))) = whole
                 && acknowledged.is_some_and(|known| known <= found)
             {
                 return Ok(Salvaged {
@@ -98,7 +99,7 @@ fn sound_of(db: &sled::Db, acknowledged: Option<Revision>) -> Salvaged {
         lost: BTreeSet::new(),
     };
     // What sled cannot go on after ends this; what was read before is kept.
-    let _ = catch_unwind(AssertUnwindSafe(|| {
+    let _ = caught(AssertUnwindSafe(|| {
         for (key, stored) in db.iter().flatten() {
             if key.as_ref() == FORMAT_KEY {
                 continue;
