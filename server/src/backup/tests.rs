@@ -7,7 +7,7 @@ use crate::{
     registry::with_reservations,
     store::{
         Store as _,
-        sled_engine::{Damage, OpenError, SledStore, write_new},
+        sled_engine::{Damage, SledStore, write_new},
     },
 };
 
@@ -173,22 +173,6 @@ fn a_restore_that_was_cut_off_is_no_cluster() {
     restore(&file, dir.path(), false).unwrap();
     check_finished(dir.path()).unwrap();
     assert_eq!(contents(dir.path()).1, with_reservations(objects(2)).0);
-}
-
-#[test]
-fn a_store_of_a_later_format_is_refused_in_one_line() {
-    let dir = data_dir(&objects(1));
-    let store = dir.path().join("store");
-    {
-        let db = sled::Config::new().path(&store).segment_size(8 << 20).open().unwrap();
-        db.insert("!format", "7").unwrap();
-        db.flush().unwrap();
-    }
-    let error = SledStore::open(&store).err().unwrap();
-    assert!(matches!(error, OpenError::Newer { found: 7, known: 1, .. }), "{error}");
-    assert_eq!(error.to_string().lines().count(), 1);
-    let error = salvage(dir.path()).unwrap_err().to_string();
-    assert!(error.contains("format 7"), "{error}");
 }
 
 /// Does something to the bytes of the store's file.

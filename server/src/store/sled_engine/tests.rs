@@ -156,3 +156,19 @@ async fn a_directory_that_is_not_whole_is_an_error_and_no_empty_start() {
     fs::write(rubbish.path().join("db"), [0xa5; 4096]).unwrap();
     assert!(matches!(SledStore::open(rubbish.path()).err(), Some(OpenError::Damaged { .. })));
 }
+
+#[tokio::test]
+async fn a_store_of_a_later_format_is_refused_in_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    SledStore::open(dir.path()).unwrap().commit(put("/a", "1")).await.unwrap();
+    let db = open_sled(dir.path()).unwrap();
+    db.insert(format::FORMAT_KEY, "7").unwrap();
+    db.flush().unwrap();
+    drop(db);
+    let opened = SledStore::open(dir.path()).err().unwrap();
+    let salvaged = salvage(dir.path(), |_| None).err().unwrap();
+    for error in [opened, salvaged] {
+        assert!(matches!(error, OpenError::Newer { found: 7, known: 1, .. }), "{error}");
+        assert_eq!(error.to_string().lines().count(), 1);
+    }
+}
