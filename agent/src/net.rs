@@ -80,7 +80,7 @@ pub enum Way {
     Direct,
     /// There is a router in between, which knows nothing of pods.
     Vxlan,
-    /// It would take VXLAN, which this kernel lacks.
+    /// It would take VXLAN, which this kernel lacks or refuses.
     Unreachable,
 }
 

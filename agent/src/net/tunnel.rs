@@ -11,7 +11,7 @@ use futures::TryStreamExt;
 use netlink_packet_route::{
     AddressFamily,
     address::{AddressAttribute, AddressMessage},
-    link::{InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkInfo, LinkMessage},
+    link::{InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
 };
 use nix::errno::Errno;
@@ -60,31 +60,30 @@ impl Tunnel {
             tracing::warn!("link {TUNNEL} is not as it should be: it is replaced");
             remove(netlink, wrong.header.index).await?;
         }
-        let message = match found {
-            Some(message) => message,
-            None => {
-                let new = LinkVxlan::new(TUNNEL, VNI)
-                    .local(config.node_ip)
-                    .port(config.vxlan_port)
-                    .learning(false)
-                    .address(mac(config.node_ip).to_vec())
-                    .mtu(mtu)
-                    .link_group(TUNNEL_GROUP)
-                    .build();
-                match netlink.handle.link().add(new).execute().await {
-                    Err(error) if errno(&error) == Errno::EOPNOTSUPP => return Ok(None),
-                    other => other.refused("create link", TUNNEL)?,
-                }
-                find(netlink).await?.ok_or_else(|| NetError::Kernel {
-                    operation: "find",
-                    object: format!("link {TUNNEL}"),
-                    errno: Errno::ENODEV,
-                })?
+        let message = if let Some(message) = found {
+            message
+        } else {
+            let new = LinkVxlan::new(TUNNEL, VNI)
+                .local(config.node_ip)
+                .port(config.vxlan_port)
+                .learning(false)
+                .address(mac(config.node_ip).to_vec())
+                .mtu(mtu)
+                .link_group(TUNNEL_GROUP)
+                .build();
+            match netlink.handle.link().add(new).execute().await {
+                Err(error) if errno(&error) == Errno::EOPNOTSUPP => return Ok(None),
+                other => other.refused("create link", TUNNEL)?,
             }
+            find(netlink).await?.ok_or_else(|| NetError::Kernel {
+                operation: "find",
+                object: format!("link {TUNNEL}"),
+                errno: Errno::ENODEV,
+            })?
         };
         let link = Link::from(&message);
         sysctl::loose_reverse_path(TUNNEL);
-        let is_up = message.header.flags.contains(netlink_packet_route::link::LinkFlags::Up);
+        let is_up = message.header.flags.contains(LinkFlags::Up);
         if link.mtu != mtu || link.group != TUNNEL_GROUP || !is_up {
             let set = LinkUnspec::new_with_index(link.index).mtu(mtu).link_group(TUNNEL_GROUP).up().build();
             netlink.handle.link().set(set).execute().await.refused("set up link", TUNNEL)?;
@@ -112,11 +111,12 @@ impl Tunnel {
                 let Some(entry) = entry(message) else { continue };
                 match (family, entry) {
                     (AddressFamily::Bridge, (Some(ip), mac)) => drop(self.forwarding.insert(mac, ip)),
-                    // One that leads nowhere is as good as none.
-                    (AddressFamily::Bridge, (None, _)) => {}
-                    (_, (Some(ip), mac)) if message.header.state == NeighbourState::Permanent => {
+                    (AddressFamily::Inet, (Some(ip), mac))
+                        if message.header.state == NeighbourState::Permanent =>
+                    {
                         self.neighbours.insert(ip, mac);
                     }
+                    // One that leads nowhere, or came without us, is as good as none.
                     _ => {}
                 }
             }

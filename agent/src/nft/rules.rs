@@ -1,17 +1,19 @@
 //! The part that does not depend on services: sets, chains and rules.
 
+mod tunnel;
+
 use super::{
     Static,
     batch::{Batch, Hook, MapSpec},
     class::Class,
     expr::{
-        Expressions, R, clamp_mss, clear_mark, cmp, constant, daddr, dnat, dport, drop_packet, dynamic, expr,
-        fib_local, from_net, from_pod, from_tunnel, goto, invalid, jump, l4proto, lookup, mark, mask,
-        masquerade, meant_for_net, not_from_lo, notrack, numbers, random, reject, saddr, set_mark, snat,
-        sport, tcp_syn, to_net, to_pod, to_tunnel, translated,
+        Expressions, R, clear_mark, cmp, constant, daddr, dnat, dport, drop_packet, dynamic, expr, fib_local,
+        from_net, from_pod, goto, invalid, jump, l4proto, lookup, mark, mask, masquerade, meant_for_net,
+        not_from_lo, notrack, numbers, random, reject, saddr, set_mark, snat, sport, to_net, to_pod,
+        translated,
     },
 };
-use crate::{net::tunnel_address, plan::Key, sys::netlink::u32be};
+use crate::{plan::Key, sys::netlink::u32be};
 
 const ADDR: u32 = 7;
 const PROTO: u32 = 12;
@@ -150,7 +152,7 @@ pub(super) fn write(batch: &mut Batch, fixed: &Static) {
     services(batch, fixed);
     untracked(batch, fixed);
     strays(batch, fixed);
-    tunnel(batch, fixed);
+    tunnel::carrying(batch, fixed);
     sources(batch, fixed);
 }
 
@@ -241,59 +243,7 @@ fn untracked(batch: &mut Batch, fixed: &Static) {
         from_net(v, fixed.pod_cidr, false);
         jump(v, "strangers");
     });
-    // The tunnel brings what other nodes' pods, and other nodes by their addresses inside, have for this node, and nothing else.
-    batch.chain("tunnelled-in", None);
-    batch.rule("tunnelled-in", |v| {
-        from_net(v, fixed.pod_cidr, false);
-        drop_packet(v);
-    });
-    batch.rule("tunnelled-in", |v| {
-        to_net(v, fixed.local_pod_cidr, false);
-        drop_packet(v);
-    });
-    batch.rule("outside", |v| {
-        from_tunnel(v);
-        jump(v, "tunnelled-in");
-    });
-}
-
-/// What carries the tunnel, and what goes through it.
-fn tunnel(batch: &mut Batch, fixed: &Static) {
-    let carries = |v: &mut Expressions| {
-        l4proto(v, R);
-        cmp(v, R, true, &[UDP]);
-        dport(v, R);
-        cmp(v, R, true, &fixed.vxlan_port.to_be_bytes());
-    };
-    // Whoever may send this puts packets into the network of pods. A node does it by its own address, and never to itself.
-    batch.rule("input", |v| {
-        carries(v);
-        saddr(v, R);
-        lookup(v, "nodes", R, None, true);
-        drop_packet(v);
-    });
-    batch.rule("input", |v| {
-        carries(v);
-        saddr(v, R);
-        cmp(v, R, true, &fixed.node_ip.octets());
-        drop_packet(v);
-    });
-    // A pod's packet would get the node's address on its way to a node on another network.
-    batch.rule("forward", |v| {
-        from_pod(v, true);
-        carries(v);
-        daddr(v, R);
-        lookup(v, "nodes", R, None, false);
-        drop_packet(v);
-    });
-    // Pods' links take larger packets than the tunnel. Without this a connection's first large segment is lost, and the sender told.
-    for side in [from_tunnel, to_tunnel] {
-        batch.rule("forward", |v| {
-            side(v);
-            tcp_syn(v);
-            clamp_mss(v);
-        });
-    }
+    tunnel::incoming(batch, fixed);
 }
 
 /// Packets that connection tracking cannot place go untranslated: the other side would answer them with a reset.
@@ -321,23 +271,7 @@ fn strays(batch: &mut Batch, fixed: &Static) {
 /// Which source the other side sees.
 fn sources(batch: &mut Batch, fixed: &Static) {
     batch.chain("postrouting", Some(Hook { number: Hook::POSTROUTING, priority: 100, kind: "nat" }));
-    // Answers must come back through the tunnel: the other side knows this node by its address inside.
-    let inside = tunnel_address(fixed.local_pod_cidr);
-    batch.chain("tunnelled-out", None);
-    batch.rule("tunnelled-out", |v| {
-        from_net(v, fixed.pod_cidr, false);
-        snat(v, inside);
-    });
-    batch.rule("tunnelled-out", |v| {
-        translated(v);
-        meant_for_net(v, fixed.service_cidr, false);
-        fib_local(v, 1, false);
-        snat(v, inside);
-    });
-    batch.rule("postrouting", |v| {
-        to_tunnel(v);
-        goto(v, "tunnelled-out");
-    });
+    tunnel::outgoing(batch, fixed);
     // A pod that reaches itself through its service.
     batch.rule("postrouting", |v| {
         translated(v);

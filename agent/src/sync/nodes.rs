@@ -132,8 +132,9 @@ impl Nodes {
     fn put(&mut self, event: InformerEvent) {
         match &event {
             InformerEvent::Reset(_, objects) => {
-                let own = objects.iter().find(|o| o.name() == self.own.as_str());
-                own.into_iter().for_each(|own| self.peers.told(own));
+                if let Some(own) = objects.iter().find(|o| o.name() == self.own.as_str()) {
+                    self.peers.told(own);
+                }
             }
             InformerEvent::Changed(event) if event.object.name() == self.own.as_str() => {
                 self.peers.told(&event.object);

@@ -88,7 +88,7 @@ fn peers(page: &mut Page, node: &Object) {
     let rows = [
         told("direct", "direct, on the same network"),
         told("vxlan", "VXLAN, across a router (not encrypted)"),
-        told("unreachable", "none: this node's kernel lacks VXLAN"),
+        told("unreachable", "none: this node has no VXLAN, its agent's log says why"),
     ]
     .concat();
     if !rows.is_empty() {
