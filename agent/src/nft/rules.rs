@@ -194,7 +194,7 @@ fn services(batch: &mut Batch, fixed: &Static) {
 }
 
 /// Before connection tracking: what must not come in at all, and the DNS, which is answered on this node and by nobody else. Every
-/// packet passes here, so what is rare stands in chains of its own: a packet from a pod meets three rules.
+/// packet passes here, so what is rare stands in chains of its own: a packet from a pod meets four rules.
 fn untracked(batch: &mut Batch, fixed: &Static) {
     let port_of_dns = |v: &mut Expressions, proto, port: fn(&mut Expressions, u32)| {
         l4proto(v, R);

@@ -203,4 +203,18 @@ mod tests {
         put(&mut known, "own", changed(EventType::Deleted, node("b", "192.0.2.2")));
         assert!(known.is_empty());
     }
+
+    #[test]
+    fn what_nodes_say_of_each_other_changes_no_route_unless_it_is_said_of_this_node() {
+        let saying = |peers: serde_json::Value| {
+            let mut node = node("a", "192.0.2.1");
+            node.status_mut().insert("peers".into(), peers);
+            route(&node, "own").unwrap()
+        };
+        let silent = route(&node("a", "192.0.2.1"), "own").unwrap();
+        assert_eq!(saying(json!({"direct": ["own"], "vxlan": ["b", "c"]})), silent);
+        assert!(saying(json!({"direct": [], "vxlan": ["b", "own"]})).tunnels);
+        // Not all names are told.
+        assert!(saying(json!({"direct": [], "vxlan": ["b"], "counts": {"vxlan": 900}})).tunnels);
+    }
 }

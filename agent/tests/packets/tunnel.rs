@@ -480,3 +480,30 @@ fn nodes_follow_the_machines_routes_and_may_disagree_about_them() -> anyhow::Res
         works("neighbours again")
     })
 }
+
+#[test]
+fn without_a_tunnel_pods_behind_it_are_unreachable_at_once_and_neighbours_are_not() -> anyhow::Result<()> {
+    isolated("tunnel::without_a_tunnel_pods_behind_it_are_unreachable_at_once_and_neighbours_are_not", || {
+        let mut cluster = Cluster::routed()?;
+        for (node, pod) in [(1, "a"), (2, "b"), (3, "c")] {
+            cluster.pod(node, pod)?;
+        }
+        // A kernel without VXLAN cannot be had here; one whose VXLAN somebody else has taken can.
+        cluster.set_nodes(1, &[1, 2])?;
+        let same = ["type", "vxlan", "id", "173", "dstport", "8473", "local", "192.0.2.11"];
+        cluster.node(1).run("ip", &[&["link", "add", "foreign"][..], &same].concat())?;
+        let error = cluster.set_nodes(1, &[1, 2, 3]).unwrap_err();
+        assert!(format!("{error:#}").contains("cannot create link minisvc-vx: EEXIST"), "{error:#}");
+        assert_eq!(cluster.way(1, 3), Some(Way::Unreachable));
+        cluster.ns("a").enter(|| {
+            assert_eq!(traffic::tcp((cluster.ip("b"), POD_PORT))?.server, "b");
+            let error = Connection::open((cluster.ip("c"), POD_PORT)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::HostUnreachable);
+            Ok(())
+        })?;
+        cluster.node(1).run("ip", &["link", "del", "foreign"])?;
+        cluster.set_nodes(1, &[1, 2, 3])?;
+        assert_eq!(cluster.ns("a").enter(|| traffic::tcp((cluster.ip("c"), POD_PORT)))?.server, "c");
+        Ok(())
+    })
+}
