@@ -54,11 +54,7 @@ pub struct Parsed {
 
 /// Parses a command line, program name included.
 pub fn parse(argv: &[OsString], around: &Surroundings) -> Result<Parsed, Fault> {
-    let discreet = |fault| match fault {
-        Fault::Usage(error) => Fault::Usage(without_secret(error)),
-        Fault::Settings(error) => Fault::Settings(error),
-    };
-    let (matches, warnings) = matches(argv, around).map_err(discreet)?;
+    let (matches, warnings) = matches(argv, around)?;
     let args = Args::from_arg_matches(&matches).map_err(Fault::Usage)?;
     Ok(Parsed { args, warnings })
 }
@@ -77,6 +73,13 @@ fn without_secret(mut error: clap::Error) -> clap::Error {
 
 /// [`parse`], before the values have types.
 fn matches(argv: &[OsString], around: &Surroundings) -> Result<(ArgMatches, Vec<String>), Fault> {
+    layered_matches(argv, around).map_err(|fault| match fault {
+        Fault::Usage(error) => Fault::Usage(without_secret(error)),
+        Fault::Settings(error) => Fault::Settings(error),
+    })
+}
+
+fn layered_matches(argv: &[OsString], around: &Surroundings) -> Result<(ArgMatches, Vec<String>), Fault> {
     let command = command();
     // What the user typed, and nothing else. If that does not pass, the errors of the command as it is are the ones to show.
     let Ok(typed) = bare(command.clone()).try_get_matches_from(argv) else {

@@ -60,7 +60,9 @@ pub fn run(args: &UpArgs, paths: &Paths) -> anyhow::Result<()> {
     supervisor.add(server_service(server, paths)?)?;
     let target = SocketAddr::new(lan::SERVER.into(), super::SERVER_PORT);
     let end = Instant::now() + SERVER_START;
-    while TcpStream::connect_timeout(&target, CONNECT).is_err() {
+    // It writes its administrator's file when it listens, and the token is asked for with that.
+    let admin_file = paths.data.join("server/admin.kubeconfig");
+    while TcpStream::connect_timeout(&target, CONNECT).is_err() || !admin_file.exists() {
         if supervisor.turn(&keeper, Some(RETRY))? == Turn::Closed {
             return supervisor.stop(STOP);
         }
@@ -77,9 +79,8 @@ pub fn run(args: &UpArgs, paths: &Paths) -> anyhow::Result<()> {
     let arg = OsStr::new;
     let admin = ["server", "credentials", "--admin", "--server", &api, "--data-dir"].map(arg);
     keep_printed(server, &[&admin[..], &[data.as_os_str()]].concat(), &paths.admin_config())?;
-    let config = data.join("admin.kubeconfig");
     let token = ["token", "create", "--ttl", TOKEN_LIFE, "--config"].map(arg);
-    keep_printed(server, &[&token[..], &[config.as_os_str()]].concat(), &token_file(paths))?;
+    keep_printed(server, &[&token[..], &[admin_file.as_os_str()]].concat(), &token_file(paths))?;
     say("server up");
     for node in nodes {
         supervisor.add(agent_service(node, server, paths)?)?;

@@ -1,7 +1,7 @@
 //! A cluster from a backup.
 
 use std::{
-    fs::{File, TryLockError},
+    fs::File,
     io::{BufReader, Read},
     path::{Path, PathBuf},
 };
@@ -55,13 +55,13 @@ pub fn restore(file: &Path, data_dir: &Path, force: bool) -> Result<Restored, Ba
     Ok(Restored { header: backup.header, aside: aside.exists().then_some(aside) })
 }
 
-/// An error if a server runs on this directory. The lock alone is looked at: opening a damaged store changes it.
+/// An error if a server runs on this directory.
 pub fn in_use(data_dir: &Path) -> Result<(), BackupError> {
     let path = data_dir.join("store");
-    match File::open(path.join("db")).map(|db| db.try_lock()) {
-        Ok(Err(TryLockError::WouldBlock)) => Err(sled_engine::OpenError::InUse { path }.into()),
-        _ => Ok(()),
+    if sled_engine::is_in_use(&path) {
+        return Err(sled_engine::OpenError::InUse { path }.into());
     }
+    Ok(())
 }
 
 fn fill(room: &Room, backup: &Backup) -> Result<(), BackupError> {

@@ -26,7 +26,7 @@ use tokio::sync::{
 
 pub use self::{
     format::FORMAT,
-    open::OpenError,
+    open::{OpenError, is_in_use},
     salvage::{Damage, Salvaged, salvage},
 };
 use self::{

@@ -6,6 +6,7 @@ use std::{
     io,
     panic::AssertUnwindSafe,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use minisvc_proto::Revision;
@@ -72,10 +73,30 @@ pub struct Opened {
     pub values: BTreeMap<Key, Versioned>,
 }
 
+/// How long a process that ends, or sled's threads after a close, may keep the lock.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_POLL: Duration = Duration::from_millis(10);
+
+/// Whether another process has the store open, and keeps it. Its lock alone is looked at: opening a damaged store changes it.
+pub fn is_in_use(dir: &Path) -> bool {
+    let held = || {
+        let tried = File::open(dir.join("db")).map(|db| db.try_lock());
+        matches!(tried, Ok(Err(TryLockError::WouldBlock)))
+    };
+    let end = Instant::now() + LOCK_PATIENCE;
+    while held() {
+        if Instant::now() > end {
+            return true;
+        }
+        std::thread::sleep(LOCK_POLL);
+    }
+    false
+}
+
 /// Opens what is whole up to the revision that was acknowledged. What is not stays on disk as it was found, for `salvage`: sled cuts a
 /// log off at its first damage, and with it everything behind that.
 pub fn open_sound(dir: &Path, known: Revision) -> Result<Opened, OpenError> {
-    if matches!(File::open(dir.join("db")).map(|db| db.try_lock()), Ok(Err(TryLockError::WouldBlock))) {
+    if is_in_use(dir) {
         return Err(OpenError::InUse { path: dir.to_owned() });
     }
     let pristine = Pristine::keep(dir);
