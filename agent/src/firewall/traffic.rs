@@ -8,7 +8,7 @@ use super::{
     packet::{Link, Packet, State, TCP, UDP},
     ruleset::Hook,
 };
-use crate::net::LINK_GROUP;
+use crate::net::{LINK_GROUP, TUNNEL, TUNNEL_GROUP};
 
 /// What of this node's traffic depends on the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,8 +83,6 @@ const PORTS: (u16, u16) = (47_193, 18_473);
 const DNS_PORT: u16 = 53;
 /// A host of the world (RFC 5737).
 const WORLD: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 77);
-/// The link that VXLAN comes out of.
-const OVERLAY: &str = "minisvc-vx";
 /// No link has such a number.
 const ANY_POD: u32 = 0x7fff_0001;
 
@@ -101,7 +99,7 @@ impl Ours {
         let pod_link = |n| Link { name: format!("vp00000000000{n}"), index: ANY_POD + n, group: LINK_GROUP };
         let (link_a, link_b) = (pod_link(0), pod_link(1));
         let uplink = Link { name: self.uplink.0.clone(), index: self.uplink.1, group: 0 };
-        let overlay = Link { name: OVERLAY.into(), index: ANY_POD + 2, group: 0 };
+        let overlay = Link { name: TUNNEL.into(), index: ANY_POD + 2, group: TUNNEL_GROUP };
         let (a, b) = (last_but(self.local_pod_cidr, 2), last_but(self.local_pod_cidr, 3));
         let remote = self.remote_pod();
         let mut steps = Vec::new();
