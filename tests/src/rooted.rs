@@ -6,7 +6,12 @@
     reason = "a test kit: what cannot go on fails the test here"
 )]
 
-use std::{fs, path::PathBuf, process::Command, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use minisvc_agent::sys::process::in_user_namespace;
 use nix::{
@@ -54,13 +59,26 @@ impl Drop for Shims {
         let below = self.0.as_os_str().as_encoded_bytes();
         for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
             let Some(pid) = process.file_name().to_str().and_then(|n| n.parse().ok()) else { continue };
-            let command = fs::read(process.path().join("cmdline")).unwrap_or_default();
+            let command = command_line(&process.path());
             let words: Vec<&[u8]> = command.split(|b| *b == 0).collect();
             if words.contains(&&b"shim"[..]) && words.iter().any(|w| w.starts_with(below)) {
                 // One that ended by itself meanwhile needs no signal.
                 let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }
         }
+    }
+}
+
+/// What a process was started with. The kernel lets the parent go on before the new program's words are in place: until then they
+/// are empty, while the program itself is known already.
+fn command_line(process: &Path) -> Vec<u8> {
+    loop {
+        let words = fs::read(process.join("cmdline")).unwrap_or_default();
+        // A kernel's thread, and a process that has ended, have no program.
+        if !words.is_empty() || fs::read_link(process.join("exe")).is_err() {
+            return words;
+        }
+        std::thread::yield_now();
     }
 }
 
