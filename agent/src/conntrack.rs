@@ -10,7 +10,7 @@ use ipnet::Ipv4Net;
 use nix::errno::Errno;
 
 use crate::{
-    plan::UdpAddress,
+    plan::{Pod, UdpAddress},
     sys::netlink::{DUMP, NetfilterSocket, attr, attributes, find, message, nest},
 };
 
@@ -53,13 +53,13 @@ pub struct Desired<'d, E> {
     pub endpoints: E,
 }
 
-impl<E: Fn(UdpAddress) -> Option<BTreeSet<(Ipv4Addr, u16)>>> Desired<'_, E> {
+impl<E: Fn(UdpAddress) -> Option<BTreeSet<Pod>>> Desired<'_, E> {
     /// The service address that a flow is sent to, if it is one.
     pub fn address(&self, flow: &Flow) -> Option<UdpAddress> {
         let (ip, port) = (*flow.to.ip(), flow.to.port());
         let (first, last) = self.node_port_range;
         if self.service_cidr.contains(&ip) {
-            Some(UdpAddress::Service(ip, port))
+            Some(UdpAddress::Service(ip.into(), port))
         } else if (first..=last).contains(&port) && !ip.is_loopback() && self.local.contains(&ip) {
             Some(UdpAddress::NodePort(port))
         } else {
@@ -70,12 +70,15 @@ impl<E: Fn(UdpAddress) -> Option<BTreeSet<(Ipv4Addr, u16)>>> Desired<'_, E> {
     /// Whether the flow's next datagram would go elsewhere than where it should.
     pub fn is_wrong(&self, flow: &Flow) -> bool {
         let Some(address) = self.address(flow) else { return false };
-        let pod = (*flow.answered_by.ip(), flow.answered_by.port());
+        let answers = *flow.answered_by.ip();
+        let pod = (answers.into(), flow.answered_by.port());
         match ((self.endpoints)(address), address) {
             (Some(endpoints), _) => !endpoints.contains(&pod),
             (None, UdpAddress::Service(..)) => true,
             // A process of the node may use the number while no service does.
-            (None, UdpAddress::NodePort(_)) => flow.to != flow.answered_by && self.pod_cidr.contains(&pod.0),
+            (None, UdpAddress::NodePort(_)) => {
+                flow.to != flow.answered_by && self.pod_cidr.contains(&answers)
+            }
         }
     }
 }
@@ -189,9 +192,9 @@ mod tests {
             local: &local,
             endpoints: |address| match address {
                 UdpAddress::Service(ip, 53) if ip == Ipv4Addr::new(10, 96, 0, 9) => {
-                    Some([(Ipv4Addr::new(10, 244, 1, 2), 5353)].into())
+                    Some([(Ipv4Addr::new(10, 244, 1, 2).into(), 5353)].into())
                 }
-                UdpAddress::NodePort(30053) => Some([(Ipv4Addr::new(10, 244, 1, 2), 5353)].into()),
+                UdpAddress::NodePort(30053) => Some([(Ipv4Addr::new(10, 244, 1, 2).into(), 5353)].into()),
                 _ => None,
             },
         };

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     sync::mpsc::{self, RecvTimeoutError},
     thread,
     time::{Duration, Instant},
@@ -242,9 +242,10 @@ impl Worker {
             let kernel = self.nft.planned()?;
             self.rules = Ruleset::adopting(&kernel);
             let own = self.fixed.node_ip;
-            let nodes = kernel.keys().filter_map(|k| if let Key::Node(ip) = k { Some(*ip) } else { None });
+            let nodes = kernel.keys().filter_map(|k| if let Key::Node(ip) = k { as_v4(*ip) } else { None });
             self.nodes.get_or_insert_with(|| nodes.chain([own]).collect());
-            let direct = kernel.keys().filter_map(|k| if let Key::Direct(ip) = k { Some(*ip) } else { None });
+            let direct =
+                kernel.keys().filter_map(|k| if let Key::Direct(ip) = k { as_v4(*ip) } else { None });
             self.direct.get_or_insert_with(|| direct.chain([own]).collect());
             self.rules.update(touched);
             self.state = State::Unknown;
@@ -289,13 +290,13 @@ impl Worker {
         &mut self,
         before: &BTreeSet<Ipv4Addr>,
         wanted: &BTreeSet<Ipv4Addr>,
-        key: fn(Ipv4Addr) -> Key,
+        key: fn(IpAddr) -> Key,
     ) -> Result<(), NftError> {
         match self.state {
             State::New => Ok(()),
             State::Settled => {
                 let elements = |ips: &BTreeSet<Ipv4Addr>| -> Elements {
-                    ips.iter().map(|ip| (key(*ip), Value::Present)).collect()
+                    ips.iter().map(|ip| (key((*ip).into()), Value::Present)).collect()
                 };
                 let ops = crate::plan::diff(&elements(before), &elements(wanted));
                 self.nft.apply(&ops, &BTreeSet::new()).or_else(|error| {
@@ -336,8 +337,8 @@ impl Worker {
         let generation = self.nft.generation()?;
         self.expected = generation.wrapping_sub(self.nft.commits());
         let mut wanted = self.rules.elements();
-        wanted.extend(self.nodes.iter().flatten().map(|ip| (Key::Node(*ip), Value::Present)));
-        wanted.extend(self.direct.iter().flatten().map(|ip| (Key::Direct(*ip), Value::Present)));
+        wanted.extend(self.nodes.iter().flatten().map(|ip| (Key::Node((*ip).into()), Value::Present)));
+        wanted.extend(self.direct.iter().flatten().map(|ip| (Key::Direct((*ip).into()), Value::Present)));
         let how = self.nft.settle(&self.fixed, &wanted)?;
         self.state = State::Settled;
         self.clean_udp(None);
@@ -376,6 +377,10 @@ impl Worker {
         // Nobody may be listening.
         let _ = self.notices.send(notice);
     }
+}
+
+fn as_v4(ip: IpAddr) -> Option<Ipv4Addr> {
+    if let IpAddr::V4(ip) = ip { Some(ip) } else { None }
 }
 
 fn local_addresses() -> BTreeSet<Ipv4Addr> {

@@ -4,7 +4,9 @@ mod elements;
 mod ruleset;
 mod slots;
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{collections::BTreeSet, net::IpAddr};
+
+use ipnet::IpNet;
 
 use k8s_openapi::{
     api::{core::v1::Service, discovery::v1::EndpointSlice},
@@ -22,6 +24,8 @@ pub enum Proto {
     Tcp,
     /// 17.
     Udp,
+    /// 132.
+    Sctp,
 }
 
 impl Proto {
@@ -30,6 +34,7 @@ impl Proto {
         match self {
             Proto::Tcp => 6,
             Proto::Udp => 17,
+            Proto::Sctp => 132,
         }
     }
 
@@ -37,6 +42,7 @@ impl Proto {
         match text.unwrap_or("TCP") {
             "TCP" => Some(Proto::Tcp),
             "UDP" => Some(Proto::Udp),
+            "SCTP" => Some(Proto::Sctp),
             _ => None,
         }
     }
@@ -47,6 +53,7 @@ impl std::fmt::Display for Proto {
         f.write_str(match self {
             Proto::Tcp => "TCP",
             Proto::Udp => "UDP",
+            Proto::Sctp => "SCTP",
         })
     }
 }
@@ -60,23 +67,92 @@ pub struct ServiceKey {
     pub name: String,
 }
 
-/// One port of a service with the endpoints that may get its traffic now.
+/// A pod's address and port.
+pub type Pod = (IpAddr, u16);
+
+/// Where a plan is for: a node, as services see it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Viewpoint {
+    /// The node's name.
+    pub node: String,
+    /// Its label `topology.kubernetes.io/zone`.
+    pub zone: Option<String>,
+    /// Its addresses, of both families: a load balancer without a cloud answers there.
+    pub addresses: BTreeSet<IpAddr>,
+}
+
+/// Whose endpoints get traffic: `internalTrafficPolicy` and `externalTrafficPolicy`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scope {
+    /// Those of all nodes.
+    #[default]
+    Cluster,
+    /// Those of this node.
+    Local,
+}
+
+impl Scope {
+    fn parse(text: Option<&str>) -> Scope {
+        if text == Some("Local") { Scope::Local } else { Scope::Cluster }
+    }
+}
+
+/// The endpoints of one scope. [pkg/proxy/topology.go, KEP-1669]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Backends {
+    /// They get what is new: the ready ones, or if there are none, those that serve while they terminate.
+    pub active: BTreeSet<Pod>,
+    /// They get nothing new and still serve while they end: what they have, they keep.
+    pub draining: BTreeSet<Pod>,
+}
+
+/// One port of a service, in one IP family, with the endpoints that may get its traffic now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePort {
     /// The service's address.
-    pub cluster_ip: Ipv4Addr,
+    pub cluster_ip: IpAddr,
     /// Its protocol.
     pub proto: Proto,
     /// Its port.
     pub port: u16,
     /// The port on every node, if any.
     pub node_port: Option<u16>,
+    /// Addresses of `externalIPs`, for everybody.
+    pub external_ips: BTreeSet<IpAddr>,
+    /// Addresses of the load balancer at which this node answers: its own, if the load balancer lists it, and such as no node has.
+    pub load_balancer_ips: BTreeSet<IpAddr>,
+    /// Who may use the load balancer's addresses; everybody if this is empty.
+    pub source_ranges: BTreeSet<IpNet>,
     /// Seconds for which a client address stays with its endpoint after its last new connection.
     pub affinity: Option<u32>,
-    /// Pod addresses and ports.
-    pub endpoints: BTreeSet<(Ipv4Addr, u16)>,
-    /// Those that get nothing new and still serve while they end: what they have, they keep.
-    pub draining: BTreeSet<(Ipv4Addr, u16)>,
+    /// For what comes from pods and nodes to the service's address.
+    pub internal: Scope,
+    /// For what comes from outside to any other address. Pods and nodes meet [`Scope::Cluster`] there.
+    pub external: Scope,
+    /// The endpoints of [`Scope::Cluster`].
+    pub cluster: Backends,
+    /// The endpoints of [`Scope::Local`].
+    pub local: Backends,
+}
+
+impl ServicePort {
+    /// A port without endpoints that is reached at the service's address alone.
+    pub fn new(cluster_ip: IpAddr, proto: Proto, port: u16) -> Self {
+        ServicePort {
+            cluster_ip,
+            proto,
+            port,
+            node_port: None,
+            external_ips: BTreeSet::new(),
+            load_balancer_ips: BTreeSet::new(),
+            source_ranges: BTreeSet::new(),
+            affinity: None,
+            internal: Scope::Cluster,
+            external: Scope::Cluster,
+            cluster: Backends::default(),
+            local: Backends::default(),
+        }
+    }
 }
 
 /// All ports of one service. A headless service or an ExternalName has none.
@@ -86,8 +162,8 @@ pub struct ServicePlan {
     pub ports: Vec<ServicePort>,
 }
 
-/// Plans one service from its slices: ready endpoints; if there are none, those that serve while they terminate.
-pub fn plan_service(service: &Service, slices: &[&EndpointSlice]) -> ServicePlan {
+/// Plans one service from its slices, as a node should serve it.
+pub fn plan_service(service: &Service, slices: &[&EndpointSlice], here: &Viewpoint) -> ServicePlan {
     let mut plan = ServicePlan::default();
     let Some(spec) = &service.spec else { return plan };
     if spec.type_.as_deref() == Some("ExternalName") {
@@ -104,25 +180,30 @@ pub fn plan_service(service: &Service, slices: &[&EndpointSlice]) -> ServicePlan
             continue;
         };
         let name = port.name.as_deref().unwrap_or("");
-        let (endpoints, draining) = endpoints(slices, name, proto, port.target_port.as_ref(), number);
-        let node_port = port.node_port.and_then(|p| u16::try_from(p).ok()).filter(|p| *p != 0);
-        let port = ServicePort { cluster_ip, proto, port: number, node_port, affinity, endpoints, draining };
-        plan.ports.push(port);
+        let (cluster, local) = backends(slices, name, proto, port.target_port.as_ref(), number, here);
+        plan.ports.push(ServicePort {
+            node_port: port.node_port.and_then(|p| u16::try_from(p).ok()).filter(|p| *p != 0),
+            affinity,
+            internal: Scope::parse(spec.internal_traffic_policy.as_deref()),
+            external: Scope::parse(spec.external_traffic_policy.as_deref()),
+            cluster,
+            local,
+            ..ServicePort::new(cluster_ip, proto, number)
+        });
     }
     plan
 }
 
-type Pods = BTreeSet<(Ipv4Addr, u16)>;
-
-/// The pods that get what is new, and those that only keep what they have.
-fn endpoints(
+/// The endpoints of all nodes, and those of this one.
+fn backends(
     slices: &[&EndpointSlice],
     name: &str,
     proto: Proto,
     target: Option<&IntOrString>,
     port: u16,
-) -> (Pods, Pods) {
-    let (mut ready, mut draining) = (Pods::new(), Pods::new());
+    here: &Viewpoint,
+) -> (Backends, Backends) {
+    let (mut cluster, mut local) = (Backends::default(), Backends::default());
     for slice in slices.iter().filter(|s| s.address_type == "IPv4") {
         let matching = slice.ports.iter().flatten().find(|p| {
             p.name.as_deref().unwrap_or("") == name && Proto::parse(p.protocol.as_deref()) == Some(proto)
@@ -139,15 +220,25 @@ fn endpoints(
             let is_ready = conditions.and_then(|c| c.ready).unwrap_or(true);
             let serving = conditions.and_then(|c| c.serving).unwrap_or(is_ready);
             let terminating = conditions.and_then(|c| c.terminating).unwrap_or(false);
-            let addresses = endpoint.addresses.iter().filter_map(|a| a.parse().ok());
-            if is_ready {
-                ready.extend(addresses.map(|a| (a, number)));
-            } else if serving && terminating {
-                draining.extend(addresses.map(|a| (a, number)));
+            let pods = endpoint.addresses.iter().filter_map(|a| Some((a.parse().ok()?, number)));
+            let is_here = endpoint.node_name.as_ref() == Some(&here.node);
+            for pod in pods {
+                for backends in [Some(&mut cluster), is_here.then_some(&mut local)].into_iter().flatten() {
+                    if is_ready {
+                        backends.active.insert(pod);
+                    } else if serving && terminating {
+                        backends.draining.insert(pod);
+                    }
+                }
             }
         }
     }
-    if ready.is_empty() { (draining, Pods::new()) } else { (ready, draining) }
+    for backends in [&mut cluster, &mut local] {
+        if backends.active.is_empty() {
+            backends.active = std::mem::take(&mut backends.draining);
+        }
+    }
+    (cluster, local)
 }
 
 #[cfg(test)]

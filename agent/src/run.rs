@@ -29,6 +29,7 @@ use crate::{
     identity::{self, IdentityError, Membership, renewal},
     net::{Net, NetConfig, NetError},
     nft::NftError,
+    plan::Viewpoint,
     runtime::{LocalRuntime, RuntimeConfig, RuntimeError},
     sync::{
         events::Recorder,
@@ -205,6 +206,7 @@ pub async fn run(
         dataplane: dataplane.clone(),
         zone: zone.clone(),
         doors,
+        here: Viewpoint { node: node_name.to_string(), zone: None, addresses: [node_ip.into()].into() },
         readiness: readiness.clone(),
     };
     parts.spawn(part("services", Box::pin(services::run(client.clone(), outputs, shutdown.clone()))));

@@ -451,7 +451,7 @@ fn more_endpoints_than_chains_are_spread_and_chains_do_not_pile_up() -> anyhow::
         cluster.pod(1, "a")?;
         let ip = cluster.ip("a");
         let many = |n: u16, affinity| {
-            let endpoints = (0..n).map(|i| (ip, if i == 0 { POD_PORT } else { 20_000 + i })).collect();
+            let endpoints = (0..n).map(|i| (ip.into(), if i == 0 { POD_PORT } else { 20_000 + i })).collect();
             Service { affinity, endpoints, ..Service::new(1) }
         };
         for n in [64, 65, 103, 1000, 102, 64, 63] {
@@ -485,7 +485,7 @@ fn a_thousand_services_are_adopted_without_a_single_change() -> anyhow::Result<(
             .map(|n| {
                 let affinity = (n % 10 == 0).then_some(60);
                 let endpoints =
-                    (0..10).map(|i| (ip, if i == n % 10 { POD_PORT } else { 20_000 + i })).collect();
+                    (0..10).map(|i| (ip.into(), if i == n % 10 { POD_PORT } else { 20_000 + i })).collect();
                 Service { affinity, endpoints, ..Service::new(n).node_port(30_000 + n) }
             })
             .collect();
@@ -497,7 +497,8 @@ fn a_thousand_services_are_adopted_without_a_single_change() -> anyhow::Result<(
         cluster.restart_agents()?;
         cluster.apply(&services)?;
         assert_eq!(generation(&cluster)?, before);
-        let one = Service { affinity: None, endpoints: [(ip, POD_PORT)].into(), ..services[998].clone() };
+        let one =
+            Service { affinity: None, endpoints: [(ip.into(), POD_PORT)].into(), ..services[998].clone() };
         cluster.apply([&one])?;
         assert_eq!(generation(&cluster)?, before + 1);
         for to in [one.address(), (node_ip(1), 30_999)] {

@@ -3,7 +3,7 @@
 use std::{net::Ipv4Addr, sync::Arc};
 
 use minisvc_agent::{
-    plan::{ServiceKey, ServicePlan, plan_service},
+    plan::{ServiceKey, ServicePlan, Viewpoint, plan_service},
     sync::world::World,
 };
 use minisvc_proto::{Object, Revision};
@@ -99,6 +99,8 @@ pub fn plan(
 /// What an agent would bring into its kernel next.
 pub fn touched(world: &mut World) -> Vec<(ServiceKey, Option<ServicePlan>)> {
     let keys = world.take_dirty();
-    let plan = |key: &ServiceKey| world.service(key).map(|(service, slices)| plan_service(service, &slices));
+    let plan = |key: &ServiceKey| {
+        world.service(key).map(|(service, slices)| plan_service(service, &slices, &Viewpoint::default()))
+    };
     keys.into_iter().map(|key| (key.clone(), plan(&key))).collect()
 }

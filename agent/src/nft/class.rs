@@ -9,6 +9,8 @@ use crate::plan::{BIG_FIRST, BIG_LAST, EXACT};
 pub(super) enum Class {
     /// There is none.
     Reject,
+    /// There are some, but none that the policy allows.
+    Drop,
     /// At random from so many slots.
     Plain(u32),
     /// The same, then the client stays for so many seconds.
@@ -35,13 +37,14 @@ impl Class {
     /// The classes that every table has.
     pub(super) fn fixed() -> impl Iterator<Item = Class> {
         let big = std::iter::successors(Some(BIG_FIRST), |n| Some(n * 2)).take_while(|n| *n <= BIG_LAST);
-        std::iter::once(Class::Reject).chain((1..=EXACT).chain(big).map(Class::Plain))
+        [Class::Reject, Class::Drop].into_iter().chain((1..=EXACT).chain(big).map(Class::Plain))
     }
 
     /// Its number, if it is one of the fixed.
     pub(super) fn fixed_number(self) -> Option<u32> {
         match self {
             Class::Reject => Some(0),
+            Class::Drop => Some(FIRST_FREE - 1),
             Class::Plain(n) if n <= EXACT => Some(n),
             Class::Plain(n) => Some(EXACT + 1 + n.ilog2() - BIG_FIRST.ilog2()),
             Class::Sticky(..) => None,
@@ -52,6 +55,7 @@ impl Class {
     pub(super) fn chain(self) -> String {
         match self {
             Class::Reject => "reject".into(),
+            Class::Drop => "drop".into(),
             Class::Plain(n) => format!("c{n}"),
             Class::Sticky(n, seconds) => format!("c{n}-sticky-{seconds}s"),
         }
@@ -61,6 +65,9 @@ impl Class {
     pub(super) fn of_chain(name: &str) -> Option<Self> {
         if name == "reject" {
             return Some(Class::Reject);
+        }
+        if name == "drop" {
+            return Some(Class::Drop);
         }
         let rest = name.strip_prefix('c')?;
         match rest.split_once("-sticky-") {
@@ -75,6 +82,7 @@ impl Class {
     pub(super) fn rules(self) -> usize {
         match self {
             Class::Reject => 3,
+            Class::Drop => 1,
             Class::Plain(_) => 2,
             Class::Sticky(..) => 6,
         }

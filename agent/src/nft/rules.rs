@@ -50,6 +50,7 @@ pub(super) fn class_chain(batch: &mut Batch, class: Class) {
             });
             batch.rule(&name, |v| reject(v, false));
         }
+        Class::Drop => batch.rule(&name, lost),
         Class::Plain(slots) => {
             batch.rule(&name, |v| {
                 id_only(v, R);
@@ -309,6 +310,10 @@ pub(super) fn set_of(key: &Key) -> &'static str {
         Key::ClusterIp(..) => "cluster_ips",
         Key::Service(..) => "svc",
         Key::NodePort(..) => "np",
+        Key::OutsideService(..) => "svc_outside",
+        Key::OutsideNodePort(..) => "np_outside",
+        Key::Allowed(..) => "allowed",
+        Key::Guarded(..) => "guarded",
     }
 }
 

@@ -1,6 +1,6 @@
 //! Elements as the kernel has them.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::{
     class::{Class, Classes},
@@ -49,6 +49,13 @@ fn proto(proto: Proto) -> [u8; 4] {
     [proto.number(), 0, 0, 0]
 }
 
+fn address(ip: IpAddr) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    }
+}
+
 fn port(port: u16) -> [u8; 4] {
     let [a, b] = port.to_be_bytes();
     [a, b, 0, 0]
@@ -56,11 +63,16 @@ fn port(port: u16) -> [u8; 4] {
 
 pub(super) fn key(key: &Key) -> Vec<u8> {
     match key {
-        Key::Node(ip) | Key::Direct(ip) | Key::ClusterIp(ip) => ip.octets().to_vec(),
+        Key::Node(ip) | Key::Direct(ip) | Key::ClusterIp(ip) => address(*ip),
         Key::Slot(id, slot) | Key::Choice(id, slot) => [mark(*id, 0), slot.to_ne_bytes()].concat(),
         Key::Endpoint(id, number) => mark(*id, u32::from(*number)).to_vec(),
-        Key::Service(ip, p, n) => [ip.octets(), proto(*p), port(*n)].concat(),
-        Key::NodePort(p, n) => [proto(*p), port(*n)].concat(),
+        Key::Service(ip, p, n) | Key::OutsideService(ip, p, n) | Key::Guarded(ip, p, n) => {
+            [&address(*ip)[..], &proto(*p), &port(*n)].concat()
+        }
+        Key::NodePort(p, n) | Key::OutsideNodePort(p, n) => [proto(*p), port(*n)].concat(),
+        Key::Allowed(ip, p, n, from) => {
+            [&address(*ip)[..], &proto(*p), &port(*n), &address(from.network())].concat()
+        }
     }
 }
 
@@ -68,11 +80,12 @@ pub(super) fn key(key: &Key) -> Vec<u8> {
 pub(super) fn value(key: &Key, value: Value, classes: &Classes) -> Option<Vec<u8>> {
     Some(match value {
         Value::Port { id, slots, affinity } => mark(id, classes.number(Class::of(slots, affinity))?).to_vec(),
-        Value::Pod(ip, n) => [ip.octets(), port(n)].concat(),
+        Value::Pod(ip, n) => [&address(ip)[..], &port(n)].concat(),
         Value::Number(n) => match key {
             Key::Choice(id, _) => mark(*id, u32::from(n)).to_vec(),
             _ => Vec::new(),
         },
+        Value::Drop => mark(Id(0), classes.number(Class::Drop)?).to_vec(),
         Value::Present => Vec::new(),
     })
 }
@@ -82,7 +95,7 @@ fn field(bytes: &[u8], at: usize) -> Option<[u8; 4]> {
 }
 
 fn read_proto(bytes: [u8; 4]) -> Option<Proto> {
-    [Proto::Tcp, Proto::Udp].into_iter().find(|p| p.number() == bytes[0])
+    [Proto::Tcp, Proto::Udp, Proto::Sctp].into_iter().find(|p| p.number() == bytes[0])
 }
 
 fn read_port([a, b, ..]: [u8; 4]) -> u16 {
@@ -93,10 +106,12 @@ fn read_port([a, b, ..]: [u8; 4]) -> u16 {
 pub(super) fn read(set: &str, k: &[u8], data: &[u8], classes: &Classes) -> Option<(Key, Value)> {
     let first = field(k, 0)?;
     let slot = || Some(u32::from_ne_bytes(field(k, 4)?));
-    let pod = || Some(Value::Pod(field(data, 0)?.into(), read_port(field(data, 4)?)));
+    let ip = |at| Some(IpAddr::V4(field(k, at)?.into()));
+    let pod = || Some(Value::Pod(IpAddr::V4(field(data, 0)?.into()), read_port(field(data, 4)?)));
     let port_value = || {
         let (id, number) = unmark(field(data, 0)?);
         let (slots, affinity) = match classes.of_number(number)? {
+            Class::Drop => return Some(Value::Drop),
             Class::Reject => (0, None),
             Class::Plain(n) => (n, None),
             Class::Sticky(n, seconds) => (n, Some(seconds)),
@@ -104,9 +119,9 @@ pub(super) fn read(set: &str, k: &[u8], data: &[u8], classes: &Classes) -> Optio
         Some(Value::Port { id, slots, affinity })
     };
     Some(match set {
-        "nodes" => (Key::Node(first.into()), Value::Present),
-        "direct" => (Key::Direct(first.into()), Value::Present),
-        "cluster_ips" => (Key::ClusterIp(first.into()), Value::Present),
+        "nodes" => (Key::Node(ip(0)?), Value::Present),
+        "direct" => (Key::Direct(ip(0)?), Value::Present),
+        "cluster_ips" => (Key::ClusterIp(ip(0)?), Value::Present),
         "ep" => (Key::Slot(unmark(first).0, slot()?), pod()?),
         "choice" => {
             let number = u16::try_from(unmark(field(data, 0)?).1).ok()?;
@@ -117,7 +132,7 @@ pub(super) fn read(set: &str, k: &[u8], data: &[u8], classes: &Classes) -> Optio
             (Key::Endpoint(id, u16::try_from(number).ok()?), pod()?)
         }
         "svc" => {
-            let key = Key::Service(first.into(), read_proto(field(k, 4)?)?, read_port(field(k, 8)?));
+            let key = Key::Service(ip(0)?, read_proto(field(k, 4)?)?, read_port(field(k, 8)?));
             (key, port_value()?)
         }
         "np" => (Key::NodePort(read_proto(first)?, read_port(field(k, 4)?)), port_value()?),

@@ -1,6 +1,8 @@
 //! The elements of the kernel's maps, as values.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{collections::BTreeMap, net::IpAddr};
+
+use ipnet::IpNet;
 
 use super::Proto;
 
@@ -17,9 +19,9 @@ impl Id {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Key {
     /// `nodes`: address of a node, outside or inside of the tunnel.
-    Node(Ipv4Addr),
+    Node(IpAddr),
     /// `direct`: address of a node that is reached without a router.
-    Direct(Ipv4Addr),
+    Direct(IpAddr),
     /// `ep`: id, slot. For services without affinity.
     Slot(Id, u32),
     /// `sticky`: id, number of an endpoint. For services with affinity.
@@ -27,11 +29,20 @@ pub enum Key {
     /// `choice`: id, slot. For services with affinity.
     Choice(Id, u32),
     /// `cluster_ips`.
-    ClusterIp(Ipv4Addr),
-    /// `svc`: address, protocol, port.
-    Service(Ipv4Addr, Proto, u16),
+    ClusterIp(IpAddr),
+    /// `svc`: address, protocol, port. ClusterIPs, and every other address of a service.
+    Service(IpAddr, Proto, u16),
     /// `np`: protocol, nodePort.
     NodePort(Proto, u16),
+    /// `svc_outside`: as `svc`, for what comes from outside under policy Local; it goes first.
+    OutsideService(IpAddr, Proto, u16),
+    /// `np_outside`: as `np`, in the same way.
+    OutsideNodePort(Proto, u16),
+    /// `allowed`: address, protocol and port of a load balancer, and a range of sources that may use it.
+    Allowed(IpAddr, Proto, u16, IpNet),
+    /// `guarded`: address, protocol and port of a load balancer that only those in `allowed` may use. Comes last, and goes first: without
+    /// it an address is open, so no change of ranges opens it in between.
+    Guarded(IpAddr, Proto, u16),
 }
 
 /// What an element maps to.
@@ -46,8 +57,10 @@ pub enum Value {
         /// Session affinity.
         affinity: Option<u32>,
     },
+    /// Drops what comes: there are endpoints, but none that the policy Local allows.
+    Drop,
     /// A pod's address and port.
-    Pod(Ipv4Addr, u16),
+    Pod(IpAddr, u16),
     /// Number of an endpoint.
     Number(u16),
     /// Sets map to nothing.

@@ -2,16 +2,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::IpAddr,
 };
 
 use super::{
-    Proto, ServiceKey, ServicePlan, ServicePort,
+    Pod, Proto, ServiceKey, ServicePlan, ServicePort,
     elements::{Elements, Id, Key, Op, Value, diff},
-    slots::{Pod, place, slots_for},
+    slots::{place, slots_for},
 };
 
-type PortKey = (Ipv4Addr, Proto, u16);
+type PortKey = (IpAddr, Proto, u16);
 
 /// Endpoints with affinity have numbers of 12 bits; 0 is none.
 const MOST_NUMBERS: u16 = 4095;
@@ -20,7 +20,7 @@ const MOST_NUMBERS: u16 = 4095;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum UdpAddress {
     /// A ClusterIP and its port.
-    Service(Ipv4Addr, u16),
+    Service(IpAddr, u16),
     /// A nodePort, at any address of the node.
     NodePort(u16),
 }
@@ -177,7 +177,7 @@ impl Ruleset {
     }
 
     /// The endpoints that UDP flows to an address may be translated to, those that are draining included; `None` if no service has the address.
-    pub fn udp_endpoints(&self, address: UdpAddress) -> Option<BTreeSet<(Ipv4Addr, u16)>> {
+    pub fn udp_endpoints(&self, address: UdpAddress) -> Option<BTreeSet<(IpAddr, u16)>> {
         let key = match address {
             UdpAddress::Service(ip, port) => Key::Service(ip, Proto::Udp, port),
             UdpAddress::NodePort(port) => Key::NodePort(Proto::Udp, port),
@@ -219,7 +219,7 @@ impl Ruleset {
             return;
         };
         let most = if port.affinity.is_some() { usize::from(MOST_NUMBERS) } else { usize::MAX };
-        let endpoints: BTreeSet<Pod> = port.endpoints.iter().take(most).copied().collect();
+        let endpoints: BTreeSet<Pod> = port.cluster.active.iter().take(most).copied().collect();
         let (slots, numbers) = state.map(|s| (s.slots, s.numbers)).unwrap_or_default();
         let count = slots_for(endpoints.len() as u32, slots.len() as u32);
         let slots = place(&slots, &endpoints, count);
@@ -243,7 +243,7 @@ impl Ruleset {
         if let Some(n) = node_port {
             out.elements.insert(Key::NodePort(port.proto, n), value);
         }
-        let draining = port.draining.clone();
+        let draining = port.cluster.draining.clone();
         out.ports.insert(id_key, PortState { id, slots, node_port, numbers, draining });
     }
 

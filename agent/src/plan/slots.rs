@@ -1,12 +1,8 @@
 //! Which endpoint stands in which slot. A connection draws a slot, each as likely as the other.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
-/// A pod's address and port.
-pub(super) type Pod = (Ipv4Addr, u16);
+use super::Pod;
 
 /// Up to here every count of endpoints has a class of its own, with one slot for each.
 pub const EXACT: u32 = 64;
@@ -67,7 +63,7 @@ mod tests {
     use super::*;
 
     fn pods(n: impl IntoIterator<Item = u16>) -> BTreeSet<Pod> {
-        n.into_iter().map(|n| (Ipv4Addr::LOCALHOST, n)).collect()
+        n.into_iter().map(|n| (std::net::Ipv4Addr::LOCALHOST.into(), n)).collect()
     }
 
     #[test]

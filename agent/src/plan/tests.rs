@@ -1,6 +1,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
 };
 
 use proptest::{collection::vec, prelude::*};
@@ -16,20 +16,17 @@ fn apply(state: &mut Elements, ops: &[Op]) {
     }
 }
 
-fn pod(n: u8) -> (Ipv4Addr, u16) {
-    (Ipv4Addr::new(10, 244, 0, n), 8080)
+fn pod(n: u8) -> (IpAddr, u16) {
+    (Ipv4Addr::new(10, 244, 0, n).into(), 8080)
 }
 
 fn plan(service: u8, affinity: Option<u32>, endpoints: &[u8]) -> ServicePlan {
     ServicePlan {
         ports: vec![ServicePort {
-            cluster_ip: Ipv4Addr::new(10, 96, 0, service),
-            proto: Proto::Udp,
-            port: 80,
             node_port: Some(30000 + u16::from(service)),
             affinity,
-            endpoints: endpoints.iter().map(|e| pod(*e)).collect(),
-            draining: [].into(),
+            cluster: Backends { active: endpoints.iter().map(|e| pod(*e)).collect(), draining: [].into() },
+            ..ServicePort::new(Ipv4Addr::new(10, 96, 0, service).into(), Proto::Udp, 80)
         }],
     }
 }
@@ -39,7 +36,7 @@ fn key(service: u8) -> ServiceKey {
 }
 
 /// What a client meets: for each address the share of every pod, and the affinity.
-type Meaning = BTreeMap<String, (Option<u32>, BTreeMap<(Ipv4Addr, u16), u32>)>;
+type Meaning = BTreeMap<String, (Option<u32>, BTreeMap<(IpAddr, u16), u32>)>;
 
 fn meaning(elements: &Elements) -> Meaning {
     let mut out = Meaning::new();
@@ -81,7 +78,7 @@ proptest! {
     fn incremental_updates_reach_what_full_planning_does(steps in steps()) {
         let (mut rules, mut kernel) = (Ruleset::default(), Elements::new());
         let mut last = BTreeMap::new();
-        let mut numbers: BTreeMap<(Id, u16), (Ipv4Addr, u16)> = BTreeMap::new();
+        let mut numbers: BTreeMap<(Id, u16), (IpAddr, u16)> = BTreeMap::new();
         for (service, desired) in steps {
             let desired = desired.map(|(affinity, endpoints)| plan(service, affinity, &endpoints));
             let changes = rules.update(&[(key(service), desired.clone())]);
@@ -122,12 +119,12 @@ fn removing_an_endpoint_fills_the_hole_and_names_what_is_stale() {
     let changes = rules.update(&[(key(1), Some(plan(1, None, &[1, 3, 4])))]);
     // The count at two addresses, the hole (each delete, add), the last slot (delete).
     assert_eq!(changes.ops.len(), 7);
-    let stale = [UdpAddress::Service(Ipv4Addr::new(10, 96, 0, 1), 80), UdpAddress::NodePort(30001)];
+    let stale = [UdpAddress::Service(Ipv4Addr::new(10, 96, 0, 1).into(), 80), UdpAddress::NodePort(30001)];
     assert_eq!(changes.stale_udp, BTreeSet::from(stale));
     // One that drains keeps its flows, and loses them when it is gone.
     let with = |endpoints: &[u8], draining: &[u8]| {
         let mut plan = plan(1, None, endpoints);
-        plan.ports[0].draining = draining.iter().map(|n| pod(*n)).collect();
+        plan.ports[0].cluster.draining = draining.iter().map(|n| pod(*n)).collect();
         [(key(1), Some(plan))]
     };
     assert_eq!(rules.update(&with(&[1, 3], &[4])).stale_udp, BTreeSet::new());
@@ -169,8 +166,8 @@ fn who_ends_and_still_serves_keeps_what_it_has_and_gets_more_only_when_nobody_el
         let slice = serde_json::json!({"addressType": "IPv4", "endpoints": endpoints,
             "ports": [{"name": "", "port": 8080, "protocol": "UDP"}]});
         let slice: EndpointSlice = serde_json::from_value(slice).unwrap();
-        let port = plan_service(&service, &[&slice]).ports.remove(0);
-        (port.endpoints, port.draining)
+        let port = plan_service(&service, &[&slice], &Viewpoint::default()).ports.remove(0);
+        (port.cluster.active, port.cluster.draining)
     };
     let (ready, ending, ended) =
         (endpoint(1, true, true), endpoint(2, false, true), endpoint(3, false, false));

@@ -43,6 +43,8 @@ impl Door {
                 Proto::Udp => UdpSocket::bind(at).await.map(|socket| {
                     tasks.spawn(udp::serve(socket, dial));
                 }),
+                // A relay speaks for both sides, which SCTP's several addresses and streams do not bear.
+                Proto::Sctp => Ok(()),
             };
             match opened {
                 Err(e) if ip.is_ipv6() && e.kind() != io::ErrorKind::AddrInUse => {}

@@ -127,13 +127,8 @@ mod tests {
 
     fn plan(node_ports: &[u16]) -> ServicePlan {
         let port = |n: &u16| ServicePort {
-            cluster_ip: Ipv4Addr::new(10, 96, 0, 1),
-            proto: Proto::Tcp,
-            port: 80,
             node_port: Some(*n),
-            affinity: None,
-            endpoints: [].into(),
-            draining: [].into(),
+            ..ServicePort::new(Ipv4Addr::new(10, 96, 0, 1).into(), Proto::Tcp, 80)
         };
         ServicePlan { ports: node_ports.iter().map(port).collect() }
     }

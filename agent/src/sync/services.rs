@@ -15,7 +15,7 @@ use super::{node_ports::Doors, readiness::Readiness, world::World};
 use crate::{
     dataplane::Handle,
     dns::Zone,
-    plan::{ServiceKey, ServicePlan, plan_service},
+    plan::{ServiceKey, ServicePlan, Viewpoint, plan_service},
 };
 
 const FIRST_RETRY: Duration = Duration::from_millis(50);
@@ -31,6 +31,8 @@ pub struct Outputs {
     pub zone: Arc<ArcSwap<Zone>>,
     /// The nodePorts on loopback addresses.
     pub doors: Doors,
+    /// The node they are for.
+    pub here: Viewpoint,
     /// How far it has come.
     pub readiness: Readiness,
 }
@@ -94,7 +96,12 @@ async fn program(
     let planned: Vec<_> = keys
         .iter()
         .map(|key| {
-            (key, world.service(key).map(|(service, slices)| (service, plan_service(service, &slices))))
+            (
+                key,
+                world
+                    .service(key)
+                    .map(|(service, slices)| (service, plan_service(service, &slices, &outputs.here))),
+            )
         })
         .collect();
     let plan_of = |found: &Option<(_, ServicePlan)>| found.as_ref().map(|(_, plan)| plan.clone());

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     time::Duration,
 };
 
@@ -10,7 +10,7 @@ use anyhow::Context;
 use minisvc_agent::{
     dataplane::{self, Dataplane, Handle},
     net::{LinkName, Net, NetConfig, NodeRoute, Way},
-    plan::{Proto, ServiceKey, ServicePlan, ServicePort},
+    plan::{Backends, Proto, ServiceKey, ServicePlan, ServicePort},
 };
 use minisvc_tests::{
     netns::{Lan, Namespace},
@@ -55,8 +55,8 @@ pub struct Service {
     pub ip: Ipv4Addr,
     pub node_port: Option<u16>,
     pub affinity: Option<u32>,
-    pub endpoints: BTreeSet<(Ipv4Addr, u16)>,
-    pub draining: BTreeSet<(Ipv4Addr, u16)>,
+    pub endpoints: BTreeSet<(IpAddr, u16)>,
+    pub draining: BTreeSet<(IpAddr, u16)>,
 }
 
 impl Service {
@@ -76,11 +76,11 @@ impl Service {
     }
 
     pub fn endpoints(self, cluster: &Cluster, pods: &[&str]) -> Self {
-        Service { endpoints: pods.iter().map(|p| (cluster.ip(p), POD_PORT)).collect(), ..self }
+        Service { endpoints: pods.iter().map(|p| (cluster.ip(p).into(), POD_PORT)).collect(), ..self }
     }
 
     pub fn draining(self, cluster: &Cluster, pods: &[&str]) -> Self {
-        Service { draining: pods.iter().map(|p| (cluster.ip(p), POD_PORT)).collect(), ..self }
+        Service { draining: pods.iter().map(|p| (cluster.ip(p).into(), POD_PORT)).collect(), ..self }
     }
 
     pub fn address(&self) -> (Ipv4Addr, u16) {
@@ -93,13 +93,10 @@ impl Service {
 
     fn plan(&self) -> ServicePlan {
         let port = |proto| ServicePort {
-            cluster_ip: self.ip,
-            proto,
-            port: 80,
             node_port: self.node_port,
             affinity: self.affinity,
-            endpoints: self.endpoints.clone(),
-            draining: self.draining.clone(),
+            cluster: Backends { active: self.endpoints.clone(), draining: self.draining.clone() },
+            ..ServicePort::new(self.ip.into(), proto, 80)
         };
         ServicePlan { ports: vec![port(Proto::Tcp), port(Proto::Udp)] }
     }

@@ -174,7 +174,7 @@ fn transfers_of_all_sizes_pass_and_senders_learn_what_fits() -> anyhow::Result<(
         cluster.pod(3, "c")?;
         let port = 9000;
         let _echo = Echo::start(cluster.ns("c"), port)?;
-        let endpoint = [(cluster.ip("c"), port)].into();
+        let endpoint = [(cluster.ip("c").into(), port)].into();
         let web = Service { endpoints: endpoint, ..Service::new(1).node_port(30080) };
         cluster.apply([&web])?;
         let ways = [
