@@ -37,7 +37,7 @@ pub use self::{
 };
 
 use crate::{
-    alloc::{NodePortRange, PodRange, ServiceRange},
+    alloc::{Family, NodePortRange, PodRange, ServiceRange},
     cache::{Cache, Entry, Watch, object_key},
     store::{CommitError, Expect, Key, Txn, Write},
 };
@@ -52,12 +52,21 @@ const MAX_TRIES: usize = 16;
 /// What the cluster may give out.
 #[derive(Clone, Debug)]
 pub struct Ranges {
-    /// Cluster IPs.
+    /// Cluster IPs of the primary family, IPv4.
     pub services: ServiceRange,
+    /// Cluster IPs of the second family, IPv6, in a cluster that has it.
+    pub services6: Option<ServiceRange>,
     /// Node ports.
     pub node_ports: NodePortRange,
     /// Pod addresses, a part for each node.
     pub pods: PodRange,
+}
+
+impl Ranges {
+    /// The cluster IPs of a family, where the cluster has it.
+    pub fn services_of(&self, family: Family) -> Option<&ServiceRange> {
+        [Some(&self.services), self.services6.as_ref()].into_iter().flatten().find(|r| r.family() == family)
+    }
 }
 
 /// How a write is meant.

@@ -267,6 +267,7 @@ fn ranges(config: &ServerConfig) -> Result<Ranges, ServerError> {
     Ok(Ranges {
         services: ServiceRange::new(config.service_cidr)
             .map_err(|e| wrong("--service-cidr", e.to_string()))?,
+        services6: None,
         pods: PodRange::new(config.pod_cidr).map_err(|e| wrong("--pod-cidr", e.to_string()))?,
         node_ports: NodePortRange::new(first..=last).ok_or_else(|| {
             wrong("--node-port-range", format!("{first}-{last} is no range; 30000-32767 would be right"))

@@ -9,6 +9,7 @@ use std::{
     time::Instant,
 };
 
+use ipnet::Ipv4Net;
 use minisvc_proto::{
     Object, ObjectKey, Resource,
     path::Target,
@@ -99,7 +100,8 @@ fn creates_per_second(
 fn registry(directory: &Path) -> anyhow::Result<Registry> {
     let cache = Cache::open(Arc::new(SledStore::open(directory)?))?;
     let ranges = Ranges {
-        services: ServiceRange::new("10.96.0.0/16".parse()?)?,
+        services: ServiceRange::new("10.96.0.0/16".parse::<Ipv4Net>()?)?,
+        services6: None,
         node_ports: NodePortRange::new(30000..=32767)
             .ok_or_else(|| anyhow::anyhow!("no range of node ports"))?,
         pods: PodRange::new("10.244.0.0/16".parse()?)?,

@@ -1,7 +1,7 @@
 //! Service: defaults, validation and the values that are reserved with it.
 //! Rules from Kubernetes: pkg/apis/core/v1/defaults.go, pkg/apis/core/validation/validation.go, pkg/registry/core/service.
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{collections::BTreeSet, net::IpAddr};
 
 use minisvc_proto::{
     Cause, Object,
@@ -268,7 +268,7 @@ fn validate_cluster_ip(spec: &Map<String, Value>, kind: &str, ips: &ServiceRange
             faults.push(Cause::invalid("spec.clusterIPs[0]", ip, &why));
         }
         "" | "None" => {}
-        ip => match ip.parse::<Ipv4Addr>() {
+        ip => match ip.parse::<IpAddr>() {
             Err(_) => faults.push(Cause::invalid(
                 "spec.clusterIPs[0]",
                 ip,
@@ -412,7 +412,7 @@ pub fn allocate(
     service: &mut Object,
     ips: &ServiceRange,
     ports: &NodePortRange,
-    mut random: impl FnMut() -> u32,
+    mut random: impl FnMut() -> u64,
     taken: impl Fn(&str) -> bool,
 ) -> Result<(), crate::alloc::Full> {
     if service_type(service) == "ExternalName" {

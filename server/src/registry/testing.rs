@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use super::{Ranges, Registry};
 use crate::{
     alloc::{NodePortRange, PodRange, ServiceRange},
@@ -18,7 +20,8 @@ pub fn registry() -> Registry {
 pub fn registry_over(store: Arc<dyn Store>) -> Registry {
     let cache = Cache::open(store).unwrap();
     let ranges = Ranges {
-        services: ServiceRange::new("10.96.0.0/16".parse().unwrap()).unwrap(),
+        services: ServiceRange::new("10.96.0.0/16".parse::<IpNet>().unwrap()).unwrap(),
+        services6: None,
         node_ports: NodePortRange::new(30000..=32767).unwrap(),
         pods: PodRange::new("10.244.0.0/16".parse().unwrap()).unwrap(),
     };

@@ -43,7 +43,7 @@ impl Fixed {
         let mut names: Vec<String> = CLUSTER_NAMES.map(str::to_owned).to_vec();
         let mut ips = vec![config.advertise, Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
         ips.extend(Some(config.listen.ip()).filter(|ip| !ip.is_unspecified()));
-        ips.push(ranges.services.api_server().into());
+        ips.push(ranges.services.api_server());
         for san in &config.tls_sans {
             match san.parse() {
                 Ok(ip) => ips.push(ip),

@@ -8,7 +8,10 @@ fn service(spec: Value) -> Object {
 }
 
 fn ranges() -> (ServiceRange, NodePortRange) {
-    (ServiceRange::new("10.96.0.0/16".parse().unwrap()).unwrap(), NodePortRange::new(30000..=32767).unwrap())
+    (
+        ServiceRange::new("10.96.0.0/16".parse::<ipnet::IpNet>().unwrap()).unwrap(),
+        NodePortRange::new(30000..=32767).unwrap(),
+    )
 }
 
 fn faults(spec: Value) -> Vec<String> {
