@@ -12,8 +12,6 @@ use std::{
 
 use tokio::net::{TcpStream, UdpSocket};
 
-use crate::plan::Proto;
-
 pub use doors::{Door, DoorKey, Taken, keep};
 
 /// Where a door leads.
@@ -52,7 +50,8 @@ pub async fn keep_node_ports<O: Clone + PartialEq>(
     wanted: tokio::sync::watch::Receiver<std::collections::BTreeMap<DoorKey, O>>,
     taken: tokio::sync::mpsc::Sender<Taken<O>>,
 ) {
-    keep(wanted, |_: Proto, port| NodePort { node_ip, port }, taken).await;
+    let open = |proto, port| Door::open(proto, port, NodePort { node_ip, port });
+    keep(wanted, open, taken).await;
 }
 
 #[cfg(test)]

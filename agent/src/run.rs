@@ -34,8 +34,10 @@ use crate::{
     sync::{
         events::Recorder,
         firewall,
+        health_checks::{self, HealthChecks},
         node_ports::{self, Doors},
         nodes, pods,
+        port_claims::{self, Claims},
         readiness::Readiness,
         registration::{Boot, RegisterError, register},
         reporter, services,
@@ -202,10 +204,29 @@ pub async fn run(
         shutdown.clone(),
     );
     parts.spawn(part("node ports", Box::pin(node_ports)));
+    let claims = Claims::default();
+    let taken = port_claims::run(
+        client.clone(),
+        node_name.clone(),
+        claims.subscribe(),
+        recorder.clone(),
+        shutdown.clone(),
+    );
+    parts.spawn(part("load balancer ports", Box::pin(taken)));
+    let health_checks = HealthChecks::new(node_name.clone());
+    let answers = health_checks::run(
+        health_checks.subscribe(),
+        readiness.subscribe(),
+        recorder.clone(),
+        shutdown.clone(),
+    );
+    parts.spawn(part("health checks", Box::pin(answers)));
     let outputs = services::Outputs {
         dataplane: dataplane.clone(),
         zone: zone.clone(),
         doors,
+        claims,
+        health_checks,
         here: Viewpoint { node: node_name.to_string(), zone: None, addresses: [node_ip.into()].into() },
         readiness: readiness.clone(),
     };

@@ -2,10 +2,12 @@
 
 pub mod events;
 pub mod firewall;
+pub mod health_checks;
 pub mod node_ports;
 pub mod nodes;
 pub mod peers;
 pub mod pods;
+pub mod port_claims;
 pub mod readiness;
 pub mod registration;
 pub mod reporter;

@@ -76,13 +76,13 @@ fn cause(e: &io::Error) -> String {
     }
 }
 
-/// Keeps exactly the wanted doors open until nobody can want any more; `dial` says where each leads.
-pub async fn keep<O: Clone + PartialEq, D: Dial>(
+/// Keeps exactly the wanted ports open until nobody can want any more; what `opener` makes of one closes it when dropped.
+pub async fn keep<O: Clone + PartialEq, T, F: Future<Output = io::Result<T>>>(
     mut wanted: watch::Receiver<BTreeMap<DoorKey, O>>,
-    dial: impl Fn(Proto, u16) -> D,
+    opener: impl Fn(Proto, u16) -> F,
     taken: mpsc::Sender<Taken<O>>,
 ) {
-    let mut open: HashMap<DoorKey, Door> = HashMap::new();
+    let mut open: HashMap<DoorKey, T> = HashMap::new();
     let mut told: HashMap<DoorKey, O> = HashMap::new();
     loop {
         let now = wanted.borrow_and_update().clone();
@@ -93,7 +93,7 @@ pub async fn keep<O: Clone + PartialEq, D: Dial>(
                 continue;
             }
             let (proto, port) = *key;
-            match Door::open(proto, port, dial(proto, port)).await {
+            match opener(proto, port).await {
                 Ok(door) => {
                     open.insert(*key, door);
                     told.remove(key);

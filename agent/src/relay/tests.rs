@@ -11,6 +11,7 @@ use tokio::{
 };
 
 use super::*;
+use crate::plan::Proto;
 
 /// To a server of the test's own.
 #[derive(Clone, Copy)]
@@ -129,7 +130,7 @@ async fn a_port_that_is_taken_is_told_and_the_others_open() {
     let wanted = BTreeMap::from([((Proto::Tcp, taken_port), "a"), ((Proto::Tcp, port), "b")]);
     let (sender, receiver) = watch::channel(wanted);
     let (words, mut told) = mpsc::channel(4);
-    let keeper = tokio::spawn(keep(receiver, move |_, _| to, words));
+    let keeper = tokio::spawn(keep(receiver, move |proto, port| Door::open(proto, port, to), words));
     let word = told.recv().await.unwrap();
     assert_eq!((word.proto, word.port, word.owner), (Proto::Tcp, taken_port, "a"));
     assert!(word.cause.contains("in use"), "{}", word.cause);

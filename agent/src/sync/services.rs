@@ -11,7 +11,13 @@ use minisvc_proto::{
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{node_ports::Doors, readiness::Readiness, world::World};
+use super::{
+    health_checks::HealthChecks,
+    node_ports::Doors,
+    port_claims::{self, Claims},
+    readiness::Readiness,
+    world::World,
+};
 use crate::{
     dataplane::Handle,
     dns::Zone,
@@ -31,6 +37,10 @@ pub struct Outputs {
     pub zone: Arc<ArcSwap<Zone>>,
     /// The nodePorts on loopback addresses.
     pub doors: Doors,
+    /// The ports of load balancers on this node's addresses.
+    pub claims: Claims,
+    /// The answers to load balancers' health checks.
+    pub health_checks: HealthChecks,
     /// The node they are for.
     pub here: Viewpoint,
     /// How far it has come.
@@ -48,6 +58,7 @@ pub async fn run(client: Client, mut outputs: Outputs, shutdown: CancellationTok
     let mut installed = false;
     let mut retry = FIRST_RETRY;
     let mut due: Option<Instant> = None;
+    let mut look_again: Option<Instant> = None;
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
@@ -61,6 +72,10 @@ pub async fn run(client: Client, mut outputs: Outputs, shutdown: CancellationTok
                 None => return,
             },
             () = at(due) => due = None,
+            () = at(look_again) => {
+                look_again = None;
+                pending.append(&mut outputs.claims.waiting());
+            }
         }
         // One transaction for all that has come meanwhile.
         drain(&mut services, |event| put_service(&mut world, event));
@@ -82,6 +97,9 @@ pub async fn run(client: Client, mut outputs: Outputs, shutdown: CancellationTok
             installed = true;
             retry = FIRST_RETRY;
             outputs.readiness.works(PART);
+            if look_again.is_none() && !outputs.claims.waiting().is_empty() {
+                look_again = Some(Instant::now() + port_claims::AGAIN);
+            }
         }
         outputs.readiness.programmed(seen.0, seen.1);
     }
@@ -93,22 +111,33 @@ async fn program(
     keys: &BTreeSet<ServiceKey>,
     outputs: &mut Outputs,
 ) -> Result<(), crate::nft::NftError> {
-    let planned: Vec<_> = keys
+    let mut planned: Vec<_> = keys
         .iter()
         .map(|key| {
-            (
-                key,
-                world
-                    .service(key)
-                    .map(|(service, slices)| (service, plan_service(service, &slices, &outputs.here))),
-            )
+            let found = world.service(key).map(|(service, slices)| {
+                let plan = plan_service(service, &slices, &outputs.here);
+                (service, slices, plan)
+            });
+            (key, found)
         })
         .collect();
-    let plan_of = |found: &Option<(_, ServicePlan)>| found.as_ref().map(|(_, plan)| plan.clone());
+    // Those that are gone first: what they had is free for the others.
+    planned.sort_by_key(|(_, found)| found.is_some());
+    let own = &outputs.here.addresses;
+    for (key, found) in &mut planned {
+        let (uid, plan) = match found {
+            Some((service, _, plan)) => (service.metadata.uid.as_deref(), Some(plan)),
+            None => (None, None),
+        };
+        outputs.claims.settle(key, uid.unwrap_or_default(), plan, own);
+    }
+    let plan_of = |found: &Option<(_, _, ServicePlan)>| found.as_ref().map(|(_, _, plan)| plan.clone());
     let touched = planned.iter().map(|(key, found)| ((*key).clone(), plan_of(found))).collect();
     outputs.dataplane.apply(touched).await?;
     for (key, found) in &planned {
-        outputs.doors.put(key, found.as_ref().map(|(service, plan)| (*service, plan)));
+        let found = found.as_ref();
+        outputs.doors.put(key, found.map(|(service, _, plan)| (*service, plan)));
+        outputs.health_checks.put(key, found.map(|(service, slices, _)| (*service, &slices[..])));
     }
     let zone = outputs.zone.load();
     if let Some(new) = zone.with(keys.iter().map(|key| (key, world.service(key)))) {

@@ -10,7 +10,7 @@ use std::{
 
 use minisvc_agent::{
     plan::Proto,
-    relay::{DoorKey, Taken, keep},
+    relay::{Door, DoorKey, Taken, keep},
 };
 use minisvc_proto::{
     Object,
@@ -50,8 +50,11 @@ pub async fn follow(paths: &Paths, room: RoomSockets) -> anyhow::Result<()> {
         wanted.send_replace(wanted_doors(&services));
     });
     let (taken, words) = mpsc::channel(TAKEN);
-    let dial = |_: Proto, port| IntoRoom { room: room.clone(), targets: Targets::Nodes(ready.clone(), port) };
-    tokio::join!(nodes, services, keep(wanted.subscribe(), dial, taken), tell(&api, words));
+    let open = |proto, port| {
+        let targets = Targets::Nodes(ready.clone(), port);
+        Door::open(proto, port, IntoRoom { room: room.clone(), targets })
+    };
+    tokio::join!(nodes, services, keep(wanted.subscribe(), open, taken), tell(&api, words));
     Ok(())
 }
 
