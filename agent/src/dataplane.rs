@@ -15,7 +15,7 @@ use tokio::sync::{broadcast, oneshot, watch};
 pub use crate::net::NodeRoute;
 use crate::{
     conntrack::{Conntrack, Desired},
-    net::tunnel_address,
+    net::{Family6, tunnel_address},
     nft::{Nft, NftError, Settled, Static},
     plan::{Elements, Key, Ruleset, ServiceKey, ServicePlan, UdpAddress, Value},
 };
@@ -37,6 +37,8 @@ pub struct Config {
     pub node_port_range: (u16, u16),
     /// UDP port of VXLAN between nodes.
     pub vxlan_port: u16,
+    /// In a dual-stack cluster, the same of IPv6.
+    pub family6: Option<Family6>,
 }
 
 /// Something that an administrator should hear of.
@@ -110,6 +112,7 @@ impl Dataplane {
                 pod_cidr: config.pod_cidr,
                 local_pod_cidr: config.local_pod_cidr,
                 vxlan_port: config.vxlan_port,
+                family6: config.family6,
             },
             node_port_range: config.node_port_range,
             nodes: None,

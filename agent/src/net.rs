@@ -5,6 +5,7 @@
 //! carry protocol number [`ROUTE_PROTOCOL`], the tunnel to nodes on other networks is called [`TUNNEL`]. What an earlier agent left
 //! is adopted or put right; nothing else is touched.
 
+mod family6;
 mod kernel;
 mod links;
 mod peers;
@@ -20,6 +21,8 @@ use ipnet::Ipv4Net;
 use nix::errno::Errno;
 use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, oneshot, watch};
+
+pub use family6::{Family6, NodeRoute6, tunnel_address6};
 
 /// `rtm_protocol` of every route that is ours (`ip route show proto 173`).
 pub const ROUTE_PROTOCOL: u8 = 173;
@@ -52,6 +55,8 @@ pub struct NetConfig {
     pub node_port_range: (u16, u16),
     /// UDP port of VXLAN between nodes.
     pub vxlan_port: u16,
+    /// In a dual-stack cluster, the same of IPv6.
+    pub family6: Option<Family6>,
 }
 
 /// Another node of the cluster.
@@ -65,6 +70,8 @@ pub struct NodeRoute {
     pub pod_cidr: Ipv4Net,
     /// It says that it reaches this node through VXLAN, whatever this node thinks.
     pub tunnels: bool,
+    /// In a dual-stack cluster, the same of IPv6.
+    pub family6: Option<NodeRoute6>,
 }
 
 /// The address of a node in the tunnel, as source of what is not a pod's own: the first of its part of the pod range, which no pod

@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use sha2::{Digest, Sha256};
 
 use crate::{
+    net::Family6,
     plan::{Elements, Id, Key, Op, Value, diff},
     sys::netlink::{NetfilterSocket, attr, nest, text},
 };
@@ -42,6 +43,8 @@ pub struct Static {
     pub local_pod_cidr: Ipv4Net,
     /// UDP port of VXLAN between nodes.
     pub vxlan_port: u16,
+    /// In a dual-stack cluster, the same of IPv6.
+    pub family6: Option<Family6>,
 }
 
 /// A change that the kernel refused; nothing of its batch was done.

@@ -147,6 +147,7 @@ pub async fn run(
         dns_ip: cluster.dns_ip(),
         node_port_range: cluster.node_port_range,
         vxlan_port: cluster.vxlan_port,
+        family6: None,
     })
     .await?;
     let dataplane = Dataplane::start(dataplane::Config {
@@ -157,6 +158,7 @@ pub async fn run(
         pod_cidr: cluster.pod_cidr,
         local_pod_cidr,
         vxlan_port: cluster.vxlan_port,
+        family6: None,
     })?;
     let zone = Arc::new(ArcSwap::from_pointee(Zone::empty(&cluster.cluster_domain)));
     let dns_address = SocketAddr::new(cluster.dns_ip().into(), DNS_PORT);

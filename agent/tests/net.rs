@@ -27,6 +27,7 @@ fn config(n: u8) -> NetConfig {
         dns_ip: Ipv4Addr::new(10, 96, 0, 10),
         node_port_range: (30000, 32767),
         vxlan_port: 8473,
+        family6: None,
     }
 }
 
@@ -80,6 +81,7 @@ fn pods_reach_each_other_across_nodes_and_a_second_attach_changes_nothing() -> a
             ip: config(n).node_ip,
             pod_cidr: config(n).local_pod_cidr,
             tunnels: false,
+            family6: None,
         };
         nodes[0].block_on(async || Ok(net1.set_routes(vec![route(1), route(2)]).await?))?;
         nodes[1].block_on(async || Ok(net2.set_routes(vec![route(1), route(2)]).await?))?;
@@ -191,6 +193,7 @@ fn what_is_not_ours_stays_and_what_cannot_be_is_said() -> anyhow::Result<()> {
             ip: config(n).node_ip,
             pod_cidr: config(n).local_pod_cidr,
             tunnels: false,
+            family6: None,
         };
         let error =
             node.block_on(async || Ok(net.set_routes(vec![route(2), route(3)]).await.unwrap_err()))?;

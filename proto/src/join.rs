@@ -4,9 +4,14 @@
 //! shows a join token (`Authorization: Bearer ID.SECRET`, see [`JoinToken::bearer`]) or the certificate that the node has now.
 //! `GET /apis/minisvc.io/v1/cluster` answers [`ClusterInfo`] to nodes and administrators.
 
-use std::{fmt, net::Ipv4Addr, str::FromStr, time::Duration};
+use std::{
+    fmt,
+    net::{Ipv4Addr, Ipv6Addr},
+    str::FromStr,
+    time::Duration,
+};
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 /// What every token's text starts with, so that people and secret scanners know one when they see it.
@@ -134,6 +139,12 @@ pub struct ClusterInfo {
     pub pod_cidr: Ipv4Net,
     /// All ClusterIPs are from here; the tenth address is the DNS.
     pub service_cidr: Ipv4Net,
+    /// In a dual-stack cluster, pods have a second address from here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_cidr6: Option<Ipv6Net>,
+    /// In a dual-stack cluster, Services that ask for it have a ClusterIP from here; the tenth address is the DNS, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_cidr6: Option<Ipv6Net>,
     /// First and last nodePort.
     pub node_port_range: (u16, u16),
     /// UDP port of VXLAN between nodes.
@@ -146,6 +157,11 @@ impl ClusterInfo {
     /// Where pods ask for names: the tenth address of the service range.
     pub fn dns_ip(&self) -> Ipv4Addr {
         Ipv4Addr::from(u32::from(self.service_cidr.network()) + 10)
+    }
+
+    /// The DNS address of the second family: the tenth of its service range.
+    pub fn dns_ip6(&self) -> Option<Ipv6Addr> {
+        self.service_cidr6.map(|range| Ipv6Addr::from(u128::from(range.network()) + 10))
     }
 }
 

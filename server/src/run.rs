@@ -255,6 +255,8 @@ fn cluster_info(config: &ServerConfig) -> ClusterInfo {
     ClusterInfo {
         pod_cidr: config.pod_cidr,
         service_cidr: config.service_cidr,
+        pod_cidr6: None,
+        service_cidr6: None,
         node_port_range: config.node_port_range,
         vxlan_port: config.vxlan_port,
         cluster_domain: CLUSTER_DOMAIN.into(),

@@ -48,6 +48,7 @@ fn net_config(node: u8) -> anyhow::Result<NetConfig> {
         dns_ip: Ipv4Addr::new(10, 96, 0, 10),
         node_port_range: (30000, 32767),
         vxlan_port: 8473,
+        family6: None,
     })
 }
 
@@ -62,13 +63,20 @@ pub fn dataplane_config(node: u8) -> anyhow::Result<Config> {
         dns_ip: net.dns_ip,
         node_port_range: net.node_port_range,
         vxlan_port: net.vxlan_port,
+        family6: net.family6,
     })
 }
 
 fn routes() -> anyhow::Result<Vec<NodeRoute>> {
     let route = |node: u8| -> anyhow::Result<NodeRoute> {
         let pod_cidr = net_config(node)?.local_pod_cidr;
-        Ok(NodeRoute { name: format!("node-{node}"), ip: node_ip(node), pod_cidr, tunnels: false })
+        Ok(NodeRoute {
+            name: format!("node-{node}"),
+            ip: node_ip(node),
+            pod_cidr,
+            tunnels: false,
+            family6: None,
+        })
     };
     [1, 2].into_iter().map(route).collect()
 }

@@ -244,6 +244,8 @@ fn default_cluster() -> ClusterInfo {
     ClusterInfo {
         pod_cidr: net(244, 0),
         service_cidr: net(96, 0),
+        pod_cidr6: None,
+        service_cidr6: None,
         node_port_range: (30000, 32767),
         vxlan_port: VXLAN_PORT,
         cluster_domain: "cluster.local".into(),

@@ -170,6 +170,7 @@ fn route(node: &Object, own: &str) -> Option<NodeRoute> {
         ip: ip.parse().ok()?,
         pod_cidr: node.str_at("/spec/podCIDR")?.parse().ok()?,
         tunnels: sends_through_tunnel(node, own),
+        family6: None,
     })
 }
 

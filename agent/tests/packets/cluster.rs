@@ -153,6 +153,7 @@ async fn start(n: u8, ip: Ipv4Addr) -> anyhow::Result<(Net, Handle)> {
         dns_ip,
         node_port_range,
         vxlan_port: VXLAN_PORT,
+        family6: None,
     })
     .await?;
     let dataplane = Dataplane::start(dataplane::Config {
@@ -163,6 +164,7 @@ async fn start(n: u8, ip: Ipv4Addr) -> anyhow::Result<(Net, Handle)> {
         local_pod_cidr: pod_cidr(n),
         node_port_range,
         vxlan_port: VXLAN_PORT,
+        family6: None,
     })?;
     Ok((net, dataplane))
 }
@@ -225,8 +227,13 @@ impl Cluster {
 
     fn routes(&self, nodes: &[u8]) -> Vec<NodeRoute> {
         let ip = |n: u8| self.nodes.get(usize::from(n) - 1).map_or(node_ip(n), |node| node.ip);
-        let route =
-            |n: u8| NodeRoute { name: format!("node-{n}"), ip: ip(n), pod_cidr: pod_cidr(n), tunnels: false };
+        let route = |n: u8| NodeRoute {
+            name: format!("node-{n}"),
+            ip: ip(n),
+            pod_cidr: pod_cidr(n),
+            tunnels: false,
+            family6: None,
+        };
         nodes.iter().map(|n| route(*n)).collect()
     }
 

@@ -23,6 +23,8 @@ async fn a_machine_with_a_token_becomes_a_node() {
     let cluster = ClusterInfo {
         pod_cidr: "10.244.0.0/16".parse().unwrap(),
         service_cidr: "10.96.0.0/16".parse().unwrap(),
+        pod_cidr6: None,
+        service_cidr6: None,
         node_port_range: (30000, 32767),
         vxlan_port: 8473,
         cluster_domain: "cluster.local".into(),
