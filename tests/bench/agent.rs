@@ -13,8 +13,8 @@ use minisvc_tests::netns::Namespace;
 use serde_json::{Value, json};
 
 use super::{
-    figure::{Figure, Target, Unit, median, quantile},
-    objects::{self, ENDPOINTS, POD_PORT, SERVICES, pod_ip},
+    figure::{Figure, Target, Unit, median, quantile, thousands},
+    objects::{self, ENDPOINTS, MANY_SERVICES, POD_PORT, SERVICES, pod_ip},
     program::Effort,
     topology::dataplane_config,
 };
@@ -51,9 +51,9 @@ struct Lists {
 }
 
 impl Lists {
-    fn new() -> Self {
-        let services = list("ServiceList", (0..SERVICES).map(objects::service));
-        let slices = list("EndpointSliceList", (0..SERVICES).map(objects::idle_slice));
+    fn new(count: u16) -> Self {
+        let services = list("ServiceList", (0..count).map(objects::service));
+        let slices = list("EndpointSliceList", (0..count).map(objects::idle_slice));
         Lists { services, slices }
     }
 
@@ -97,7 +97,16 @@ async fn start(lists: &Lists) -> anyhow::Result<Start> {
 
 /// An agent's start on a new node, and on one where an earlier agent left all of it in the kernel.
 pub fn cold_start(effort: Effort) -> anyhow::Result<Vec<Figure>> {
-    let lists = Lists::new();
+    starts(effort, SERVICES, Target::AtMost(300.0))
+}
+
+/// The same in a very big cluster.
+pub fn cold_start_of_many(effort: Effort) -> anyhow::Result<Vec<Figure>> {
+    starts(effort, MANY_SERVICES, Target::AtMost(1000.0))
+}
+
+fn starts(effort: Effort, count: u16, target: Target) -> anyhow::Result<Vec<Figure>> {
+    let lists = Lists::new(count);
     let (mut cold, mut again) = (Vec::new(), Vec::new());
     for _ in 0..effort.rounds {
         let node = Namespace::new("node")?;
@@ -107,20 +116,29 @@ pub fn cold_start(effort: Effort) -> anyhow::Result<Vec<Figure>> {
             Ok(())
         })?;
     }
-    let figure = |name, starts: &[Start], target| {
+    let figure = |name: &str, starts: &[Start], target| {
         let of = |part: fn(&Start) -> Duration| starts.iter().map(part).map(milliseconds).collect::<Vec<_>>();
         let note = format!("of it the kernel's part {:.0} ms", median(&of(|s| s.kernel)));
         Figure::of_rounds(name, Unit::Milliseconds, &of(|s| s.whole), target, note)
     };
     Ok(vec![
-        figure("agent cold start, 1,000 services x 10", &cold, Target::AtMost(300.0)),
+        figure(&format!("agent cold start, {} services x 10", thousands(count.into())), &cold, target),
         figure("the same over the rules of an earlier agent", &again, Target::Informative),
     ])
 }
 
 /// One endpoint of one of many services turns ready or not: from the watch's line to the kernel's acknowledgement.
 pub fn watch_event(effort: Effort) -> anyhow::Result<Vec<Figure>> {
-    let lists = Lists::new();
+    events(effort, SERVICES)
+}
+
+/// The same in a very big cluster.
+pub fn watch_event_of_many(effort: Effort) -> anyhow::Result<Vec<Figure>> {
+    events(effort, MANY_SERVICES)
+}
+
+fn events(effort: Effort, count: u16) -> anyhow::Result<Vec<Figure>> {
+    let lists = Lists::new(count);
     let node = Namespace::new("node")?;
     let rounds = node.block_on(async || {
         let dataplane = Dataplane::start(dataplane_config(1)?)?;
@@ -134,7 +152,7 @@ pub fn watch_event(effort: Effort) -> anyhow::Result<Vec<Figure>> {
         for _ in 0..effort.rounds {
             let mut times = Vec::new();
             for _ in 0..effort.events {
-                let line = event(number);
+                let line = event(number, count);
                 number += 1;
                 tokio::time::sleep(PAUSE).await;
                 let began = Instant::now();
@@ -152,15 +170,15 @@ pub fn watch_event(effort: Effort) -> anyhow::Result<Vec<Figure>> {
     })?;
     let p99: Vec<f64> = rounds.iter().map(|times| quantile(times, 0.99)).collect();
     let all = rounds.concat();
-    let name = "watch event to netlink's acknowledgement, p99";
+    let name = format!("watch event to netlink's acknowledgement, {} services, p99", thousands(count.into()));
     let note = format!("p50 {:.2} ms, of {} events", median(&all), all.len());
-    Ok(vec![Figure::of_rounds(name, Unit::Milliseconds, &p99, Target::AtMost(2.0), note)])
+    Ok(vec![Figure::of_rounds(&name, Unit::Milliseconds, &p99, Target::AtMost(2.0), note)])
 }
 
 /// The services lose their last endpoint one after the other, and get it back in the next turn.
-fn event(number: u16) -> String {
-    let service = number % SERVICES;
-    let ready = (number / SERVICES) % 2 == 1;
+fn event(number: u16, count: u16) -> String {
+    let service = number % count;
+    let ready = (number / count) % 2 == 1;
     let endpoints: Vec<(Ipv4Addr, bool)> =
         (0..ENDPOINTS).map(|n| (pod_ip(service, n), ready || n + 1 < ENDPOINTS)).collect();
     let slice = objects::slice(service, u64::from(number) + 2, POD_PORT, &endpoints);

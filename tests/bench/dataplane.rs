@@ -5,7 +5,7 @@ use std::{net::Ipv4Addr, ops::Range, time::Duration};
 use super::{
     figure::{Figure, Target, Unit, median, thousands},
     load::{Server, bytes_per_second, connections_per_second, request_server, sink_server},
-    objects::{self, ENDPOINTS, PORT, SERVICES, cluster_ip},
+    objects::{self, ENDPOINTS, MANY_SERVICES, PORT, SERVICES, cluster_ip},
     program::Effort,
     topology::{Place, Topology},
 };
@@ -22,6 +22,10 @@ const REMOTE_SERVICE: u16 = 0;
 const LOCAL_SERVICE: u16 = 1;
 const BULK_SERVICE: u16 = 2;
 const SPREAD_SERVICE: u16 = 3;
+const LOCAL_DOOR: u16 = 4;
+const REMOTE_DOOR: u16 = 5;
+/// NodePort of [`LOCAL_DOOR`]; that of [`REMOTE_DOOR`] is the next one.
+const NODE_PORT: u16 = 30_080;
 
 struct Stage {
     topology: Topology,
@@ -45,17 +49,23 @@ impl Stage {
     fn load(&self, measured: &[u16], count: u16) -> anyhow::Result<()> {
         let one = |place, port| move |n| vec![objects::slice(n, 1, port, &[(Topology::server(place), true)])];
         let slices = |n: u16| match n {
-            REMOTE_SERVICE => one(Place::Remote, SERVED.start)(n),
-            LOCAL_SERVICE => one(Place::Local, SERVED.start)(n),
+            REMOTE_SERVICE | REMOTE_DOOR => one(Place::Remote, SERVED.start)(n),
+            LOCAL_SERVICE | LOCAL_DOOR => one(Place::Local, SERVED.start)(n),
             BULK_SERVICE => one(Place::Remote, BULK_PORT)(n),
             SPREAD_SERVICE => SERVED.flat_map(|port| one(Place::Remote, port)(n)).collect(),
             other => vec![objects::idle_slice(other)],
         };
-        let last = SPREAD_SERVICE + 1;
+        let last = REMOTE_DOOR + 1;
         let all: Vec<u16> =
             measured.iter().copied().chain((last..).take(usize::from(count) - measured.len())).collect();
         let plans = objects::plan(
-            all.iter().map(|n| objects::service(*n)).collect(),
+            all.iter()
+                .copied()
+                .map(|n| match n {
+                    LOCAL_DOOR | REMOTE_DOOR => objects::door(n, NODE_PORT + n - LOCAL_DOOR),
+                    other => objects::service(other),
+                })
+                .collect(),
             all.iter().flat_map(|n| slices(*n)).collect(),
         )?;
         self.topology.load(&plans)
@@ -63,6 +73,10 @@ impl Stage {
 
     fn connections(&self, to: (Ipv4Addr, u16), time: Duration) -> anyhow::Result<f64> {
         connections_per_second(&self.topology.client, to, time)
+    }
+
+    fn from_outside(&self, to: (Ipv4Addr, u16), time: Duration) -> anyhow::Result<f64> {
+        connections_per_second(&self.topology.outside, to, time)
     }
 }
 
@@ -134,16 +148,43 @@ pub fn connections(effort: Effort) -> anyhow::Result<Vec<Figure>> {
     places.into_iter().map(measure).collect()
 }
 
+/// New connections of a machine outside to a node's nodePort, beside those to the pod itself without any table, by the shortest way.
+pub fn from_outside(effort: Effort) -> anyhow::Result<Vec<Figure>> {
+    let stage = Stage::new()?;
+    let places = [
+        ("new connections, nodePort / direct, endpoint on the entry node", Place::Local, LOCAL_DOOR, 0.85),
+        ("new connections, nodePort / direct, endpoint on another node", Place::Remote, REMOTE_DOOR, 0.70),
+    ];
+    let measure = |(name, place, service, target)| {
+        let direct = |time| {
+            stage.topology.unload()?;
+            stage.from_outside((Topology::server(place), DIRECT_PORT), time)
+        };
+        let through = |time| {
+            stage.load(&[service], 1)?;
+            stage.from_outside((Topology::entry(), NODE_PORT + service - LOCAL_DOOR), time)
+        };
+        let rounds = alternate(effort, &direct, &through)?;
+        Ok(ratio(name, target, ("direct", "nodePort"), rate, &rounds))
+    };
+    places.into_iter().map(measure).collect()
+}
+
 /// New connections to a service among many, beside those to the same service alone.
 pub fn many_services(effort: Effort) -> anyhow::Result<Vec<Figure>> {
+    [SERVICES, MANY_SERVICES].into_iter().map(|count| beside_others(effort, count)).collect()
+}
+
+fn beside_others(effort: Effort, count: u16) -> anyhow::Result<Figure> {
     let stage = Stage::new()?;
     let among = |count, time| {
         stage.load(&[SPREAD_SERVICE], count)?;
         stage.connections((cluster_ip(SPREAD_SERVICE), PORT), time)
     };
-    let rounds = alternate(effort, &|time| among(1, time), &|time| among(SERVICES, time))?;
-    let name = "new connections, 1,000 services / 1 service";
-    Ok(vec![ratio(name, 0.90, ("1:", "1,000:"), rate, &rounds)])
+    let rounds = alternate(effort, &|time| among(1, time), &|time| among(count, time))?;
+    let count = thousands(count.into());
+    let name = format!("new connections, {count} services / 1 service");
+    Ok(ratio(&name, 0.90, ("1:", &format!("{count}:")), rate, &rounds))
 }
 
 /// Bulk through one connection to a ClusterIP, beside one to the pod itself without any table.

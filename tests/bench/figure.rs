@@ -15,6 +15,8 @@ pub enum Unit {
     PerSecond,
     /// Millions of bytes.
     Megabytes,
+    /// How likely chance alone is to do so, or worse.
+    Probability,
 }
 
 impl Unit {
@@ -26,6 +28,7 @@ impl Unit {
             Unit::Seconds => format!("{n:.2} s"),
             Unit::PerSecond => format!("{}/s", thousands(n)),
             Unit::Megabytes => format!("{n:.1} MB"),
+            Unit::Probability => format!("{n:.3}"),
         }
     }
 }

@@ -106,6 +106,48 @@ pub fn request_server(at: &Namespace, ports: Range<u16>) -> anyhow::Result<Serve
     })
 }
 
+/// On each of these ports: accepts, says which port it is, closes.
+pub fn port_server(at: &Namespace, ports: Range<u16>) -> anyhow::Result<Server> {
+    spawn(at, ports, |listeners, stop| {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let mut listening: Vec<Option<TcpListener>> = Vec::new();
+        for listener in listeners {
+            listener.set_nonblocking(true)?;
+            watch(&epoll, &listener, EpollFlags::EPOLLIN)?;
+            put(&mut listening, listener);
+        }
+        let mut events = [EpollEvent::empty(); 64];
+        while !stop.load(Ordering::Relaxed) {
+            let count = wait(&epoll, &mut events, LOOK_MS)?;
+            for event in &events[..count] {
+                let Some(Some(listener)) = listening.get(event.data() as usize) else { continue };
+                match listener.accept() {
+                    Ok((mut stream, at)) => {
+                        let port = stream.local_addr()?.port();
+                        stream.write_all(&port.to_be_bytes()).with_context(|| format!("answer {at}"))?;
+                    }
+                    Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+                    Err(e) => return Err(e.into()),
+                }
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Makes so many connections to a [`port_server`], one after the other, and returns the ports that answered.
+pub fn ports_reached(at: &Namespace, to: (Ipv4Addr, u16), connections: usize) -> anyhow::Result<Vec<u16>> {
+    at.enter(|| {
+        let one = || {
+            let mut port = [0; 2];
+            TcpStream::connect(to)?.read_exact(&mut port)?;
+            Ok(u16::from_be_bytes(port))
+        };
+        (0..connections).map(|_| one()).collect()
+    })
+    .with_context(|| format!("connections to {to:?}"))
+}
+
 /// Connections per second: connect, request, reply, close, [`IN_FLIGHT`] at a time, from a thread in the namespace.
 #[allow(clippy::cast_precision_loss, reason = "counts far below 2^52")]
 pub fn connections_per_second(at: &Namespace, to: (Ipv4Addr, u16), time: Duration) -> anyhow::Result<f64> {

@@ -11,6 +11,10 @@ use serde_json::{Value, json};
 
 /// Services of a big cluster.
 pub const SERVICES: u16 = 1000;
+/// Services of a very big cluster.
+pub const MANY_SERVICES: u16 = 10_000;
+/// Addresses that endpoints have: those of different services may share one.
+const PODS: u32 = 30_000;
 /// Endpoints of each of them.
 pub const ENDPOINTS: u16 = 10;
 /// Pods' port, and that of their services.
@@ -30,7 +34,7 @@ pub fn cluster_ip(service: u16) -> Ipv4Addr {
 
 /// Address of an endpoint that nobody has: far from the pods that a bench makes.
 pub fn pod_ip(service: u16, endpoint: u16) -> Ipv4Addr {
-    let number = u32::from(service) * u32::from(ENDPOINTS) + u32::from(endpoint);
+    let number = (u32::from(service) * u32::from(ENDPOINTS) + u32::from(endpoint)) % PODS;
     Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 244, 128, 0)) + number)
 }
 
@@ -47,6 +51,15 @@ pub fn service(number: u16) -> Value {
             "ports": [{"name": "http", "protocol": "TCP", "port": PORT, "targetPort": POD_PORT}]},
         "status": {"loadBalancer": {}}
     })
+}
+
+/// The same with a port on every node.
+pub fn door(number: u16, node_port: u16) -> Value {
+    let mut service = service(number);
+    service["spec"]["type"] = "NodePort".into();
+    service["spec"]["externalTrafficPolicy"] = "Cluster".into();
+    service["spec"]["ports"][0]["nodePort"] = node_port.into();
+    service
 }
 
 /// A slice with these endpoints, each with whether it is ready.

@@ -12,7 +12,7 @@ use super::{
     agent, cluster, dataplane,
     figure::{Figure, table},
     objects::SERVICES,
-    store,
+    spread, store,
 };
 
 const USAGE: &str = "tests/bench/run [--quick] [--rounds N] [GROUP...]";
@@ -42,12 +42,16 @@ const QUICK: Effort =
 /// Measures one or more figures.
 type Measure = fn(Effort) -> anyhow::Result<Vec<Figure>>;
 
-const GROUPS: [(&str, Measure); 8] = [
+const GROUPS: [(&str, Measure); 12] = [
     ("connections", dataplane::connections),
+    ("outside", dataplane::from_outside),
     ("services", dataplane::many_services),
+    ("spread", spread::over_endpoints),
     ("throughput", dataplane::throughput),
     ("event", agent::watch_event),
+    ("event-many", agent::watch_event_of_many),
     ("start", agent::cold_start),
+    ("start-many", agent::cold_start_of_many),
     ("creates", store::durable_creates),
     ("up", cluster::start),
     ("ready", cluster::ready),

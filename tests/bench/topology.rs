@@ -12,6 +12,7 @@ use minisvc_agent::{
 use minisvc_tests::netns::{Lan, Namespace};
 
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
 
 /// Where the server is, seen from the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub struct Topology {
     pub local: Namespace,
     /// A pod on the second node.
     pub remote: Namespace,
+    /// A machine outside of the cluster, on the nodes' LAN. It knows the way to pods, which nobody lets it use once there are tables.
+    pub outside: Namespace,
     nodes: [Namespace; 2],
     _nets: Vec<Net>,
     _lan: Lan,
@@ -86,6 +89,11 @@ impl Topology {
     pub fn new() -> anyhow::Result<Self> {
         let mut lan = Lan::new(GATEWAY)?;
         let nodes = [lan.machine("node-1", node_ip(1))?, lan.machine("node-2", node_ip(2))?];
+        let outside = lan.machine("outside", OUTSIDE)?;
+        for node in [1, 2] {
+            let (pods, via) = (net_config(node)?.local_pod_cidr.to_string(), node_ip(node).to_string());
+            outside.run("ip", &["route", "add", &pods, "via", &via])?;
+        }
         let [client, local, remote] = ["client", "local", "remote"].map(Namespace::new);
         let (client, local, remote) = (client?, local?, remote?);
         let mut nets = Vec::new();
@@ -104,7 +112,7 @@ impl Topology {
                 Ok(nets[node].attach(LinkName::of_pod(pod.name()), ip, pod.fd()?).await?)
             })?;
         }
-        Ok(Topology { client, local, remote, nodes, _nets: nets, _lan: lan })
+        Ok(Topology { client, local, remote, outside, nodes, _nets: nets, _lan: lan })
     }
 
     /// Address of a server.
@@ -113,6 +121,11 @@ impl Topology {
             Place::Local => Ipv4Addr::new(10, 244, 1, 3),
             Place::Remote => Ipv4Addr::new(10, 244, 2, 2),
         }
+    }
+
+    /// Where the outside enters: the first node's address.
+    pub fn entry() -> Ipv4Addr {
+        node_ip(1)
     }
 
     /// Loads these services, and nothing that was there before, on both nodes.
