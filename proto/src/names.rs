@@ -105,9 +105,6 @@ const LABEL_RULE: &str = "a lowercase RFC 1123 label must consist of lower case 
      and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is \
      '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
 const LABEL_LENGTH: &str = "must be no more than 63 characters";
-const SERVICE_LABEL_RULE: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an \
-     alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for \
-     validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
 const SUBDOMAIN_RULE: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', \
      and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is \
      '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
@@ -126,18 +123,6 @@ pub fn check_dns_label(s: &str) -> Result<(), InvalidName> {
         return Err(InvalidName(LABEL_LENGTH));
     }
     if is_label(s) { Ok(()) } else { Err(InvalidName(LABEL_RULE)) }
-}
-
-/// RFC 1035 label (does not start with a digit): what Kubernetes 1.34 asks of a Service's name.
-pub fn check_dns_1035_label(s: &str) -> Result<(), InvalidName> {
-    if s.len() > 63 {
-        return Err(InvalidName(LABEL_LENGTH));
-    }
-    if is_label(s) && s.starts_with(|c: char| c.is_ascii_lowercase()) {
-        Ok(())
-    } else {
-        Err(InvalidName(SERVICE_LABEL_RULE))
-    }
 }
 
 /// RFC 1123 subdomain: most other objects' names.
@@ -162,6 +147,5 @@ mod tests {
         }
         assert_eq!(check_dns_subdomain("node-1.example.com"), Ok(()));
         assert!(check_dns_subdomain("a..b").is_err());
-        assert!(check_dns_1035_label("1a").is_err());
     }
 }

@@ -26,6 +26,7 @@ mod workload;
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use ipnet::IpNet;
 use minisvc_proto::{
     ApiError, Cause, Object, ObjectKey, Resource, Revision, path::Target, resource::NAMESPACES,
 };
@@ -66,6 +67,13 @@ impl Ranges {
     /// The cluster IPs of a family, where the cluster has it.
     pub fn services_of(&self, family: Family) -> Option<&ServiceRange> {
         [Some(&self.services), self.services6.as_ref()].into_iter().flatten().find(|r| r.family() == family)
+    }
+
+    /// The ranges that belong to no machine outside of the cluster, each with what it is for.
+    pub fn own(&self) -> impl Iterator<Item = (&'static str, IpNet)> {
+        let services = [Some(self.services), self.services6];
+        let services = services.into_iter().flatten().map(|range| ("service", range.net()));
+        services.chain([("pod", IpNet::V4(self.pods.net()))])
     }
 }
 
@@ -239,8 +247,12 @@ impl Registry {
             if part == Part::Main {
                 self.prepare(key, Some(&old.object), &mut new)?;
                 rules::bump_generation(&old.object, &mut new);
-            } else if let Some(fault) = rules::wrong_type(&new) {
-                return Err(ApiError::invalid(key.resource, &key.name, vec![fault]));
+            } else {
+                rules::prepare_status(&mut new);
+                let causes = rules::validate_status(&new, &self.ranges);
+                if !causes.is_empty() {
+                    return Err(ApiError::invalid(key.resource, &key.name, causes));
+                }
             }
             if new == *old.object {
                 return Ok(old.object);
@@ -278,7 +290,7 @@ impl Registry {
 
     /// Defaults, what is inherited from the stored object, rules, and what is allocated.
     fn prepare(&self, key: &ObjectKey, old: Option<&Object>, new: &mut Object) -> Result<(), ApiError> {
-        rules::prepare(old, new);
+        rules::prepare(old, new, &self.ranges);
         let causes = rules::validate(old, new, &self.ranges);
         if !causes.is_empty() {
             return Err(ApiError::invalid(key.resource, &key.name, causes));
@@ -293,7 +305,7 @@ impl Registry {
         if !causes.is_empty() {
             return Err(ApiError::invalid(key.resource, &key.name, causes));
         }
-        rules::allocate(new, &self.ranges, taken).map_err(ApiError::internal)
+        rules::allocate(new, &self.ranges, taken)
     }
 
     /// Object and reservations: what is new is expected to be absent, what is no longer held is given back.

@@ -2,7 +2,7 @@
 
 use minisvc_proto::{
     Cause, Object,
-    names::{check_dns_1035_label, check_dns_label, check_dns_subdomain},
+    names::{check_dns_label, check_dns_subdomain},
     selector::{is_label_key, is_label_value},
 };
 use serde_json::Value;
@@ -20,8 +20,8 @@ const LABEL_VALUE_RULE: &str = "a valid label must be an empty string or consist
 pub fn validate(object: &Object) -> Vec<Cause> {
     let mut faults = Vec::new();
     let name = match object.kind() {
-        "Service" => check_dns_1035_label(object.name()),
-        "Namespace" => check_dns_label(object.name()),
+        // A digit may come first since KEP-5311.
+        "Service" | "Namespace" => check_dns_label(object.name()),
         _ => check_dns_subdomain(object.name()),
     };
     if let Err(rule) = name {

@@ -15,7 +15,6 @@ use super::{
     Part, Ranges, field::Field, is_unset, join_token, meta, namespace, node_credential, nodes, pod, service,
     slice, workload,
 };
-use crate::alloc::Full;
 
 /// Makes the object fit the collection that it is sent to: kind, namespace and a name (given, or made from generateName). Answers
 /// its key.
@@ -133,7 +132,7 @@ pub fn bump_generation(old: &Object, new: &mut Object) {
 }
 
 /// Defaults and what a write inherits from the stored object.
-pub fn prepare(old: Option<&Object>, new: &mut Object) {
+pub fn prepare(old: Option<&Object>, new: &mut Object, ranges: &Ranges) {
     if old.is_none() {
         // What a new object's status says is the server's business; a node speaks for itself.
         match new.kind() {
@@ -149,6 +148,7 @@ pub fn prepare(old: Option<&Object>, new: &mut Object) {
             if let Some(old) = old {
                 service::inherit(old, new);
             }
+            service::settle(old, new, ranges);
         }
         ("Node", Some(old)) => nodes::inherit(old, new),
         ("Pod", old) => {
@@ -173,7 +173,7 @@ pub fn validate(old: Option<&Object>, new: &Object, ranges: &Ranges) -> Vec<Caus
         return faults;
     }
     faults.extend(match new.kind() {
-        "Service" => service::validate(old, new, &ranges.services, &ranges.node_ports),
+        "Service" => service::validate(old, new, ranges),
         "Node" => nodes::validate(old, new, &ranges.pods),
         "Pod" => pod::validate(old, new),
         "Deployment" | "ReplicaSet" => workload::validate(old, new),
@@ -184,6 +184,21 @@ pub fn validate(old: Option<&Object>, new: &Object, ranges: &Ranges) -> Vec<Caus
         _ => Vec::new(),
     });
     faults
+}
+
+/// Defaults of a status that is written.
+pub fn prepare_status(new: &mut Object) {
+    if new.kind() == "Service" {
+        service::set_status_defaults(new);
+    }
+}
+
+/// Every fault of a status that is written, or of a binding.
+pub fn validate_status(new: &Object, ranges: &Ranges) -> Vec<Cause> {
+    if let Some(fault) = wrong_type(new) {
+        return vec![fault];
+    }
+    if new.kind() == "Service" { service::validate_status(new, ranges) } else { Vec::new() }
 }
 
 /// The first field whose value is of another type than its kind says.
@@ -228,10 +243,10 @@ pub fn reservations(object: &Object) -> BTreeSet<String> {
 }
 
 /// Gives the object what it needs and does not name.
-pub fn allocate(object: &mut Object, ranges: &Ranges, taken: impl Fn(&str) -> bool) -> Result<(), Full> {
+pub fn allocate(object: &mut Object, ranges: &Ranges, taken: impl Fn(&str) -> bool) -> Result<(), ApiError> {
     match object.kind() {
-        "Service" => service::allocate(object, &ranges.services, &ranges.node_ports, rand::random, taken),
-        "Node" => nodes::allocate(object, &ranges.pods, taken),
+        "Service" => service::allocate(object, ranges, rand::random, taken).map_err(ApiError::internal),
+        "Node" => nodes::allocate(object, &ranges.pods, taken).map_err(ApiError::internal),
         _ => Ok(()),
     }
 }

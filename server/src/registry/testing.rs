@@ -18,12 +18,30 @@ pub fn registry() -> Registry {
 
 /// One over this store.
 pub fn registry_over(store: Arc<dyn Store>) -> Registry {
-    let cache = Cache::open(store).unwrap();
-    let ranges = Ranges {
-        services: ServiceRange::new("10.96.0.0/16".parse::<IpNet>().unwrap()).unwrap(),
+    Registry::new(Cache::open(store).unwrap(), ranges())
+}
+
+/// An empty one that gives out these.
+pub fn registry_of(ranges: Ranges) -> Registry {
+    Registry::new(Cache::open(Arc::new(MemoryStore::default())).unwrap(), ranges)
+}
+
+/// The usual ranges: of IPv4 alone.
+pub fn ranges() -> Ranges {
+    Ranges {
+        services: services("10.96.0.0/16"),
         services6: None,
         node_ports: NodePortRange::new(30000..=32767).unwrap(),
         pods: PodRange::new("10.244.0.0/16".parse().unwrap()).unwrap(),
-    };
-    Registry::new(cache, ranges)
+    }
+}
+
+/// The same with a second family.
+pub fn dual_ranges() -> Ranges {
+    Ranges { services6: Some(services("fd69:6d69:6e69:ffff::/112")), ..ranges() }
+}
+
+/// A range of cluster IPs.
+pub fn services(net: &str) -> ServiceRange {
+    ServiceRange::new(net.parse::<IpNet>().unwrap()).unwrap()
 }

@@ -1,5 +1,7 @@
 //! Services and EndpointSlices.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use minisvc_proto::{Object, selector::LabelSelector};
 use serde_json::{Value, json};
@@ -34,16 +36,22 @@ fn service(o: &Object, now: Timestamp) -> Vec<Value> {
     ]
 }
 
+/// Where the outside finds it. [pkg/printers/internalversion, getServiceExternalIP]
 fn external_ip(o: &Object, kind: &str) -> Value {
-    let mut ips: Vec<&str> = items(o, "/spec/externalIPs").filter_map(Value::as_str).collect();
+    let external = items(o, "/spec/externalIPs").filter_map(Value::as_str);
     match kind {
         "ExternalName" => or_none(o.str_at("/spec/externalName").unwrap_or("").to_owned()),
         "LoadBalancer" => {
             let given = items(o, "/status/loadBalancer/ingress");
-            ips.extend(given.filter_map(|i| i["ip"].as_str().or_else(|| i["hostname"].as_str())));
-            if ips.is_empty() { "<pending>".into() } else { ips.join(",").into() }
+            let given: BTreeSet<&str> = given
+                .filter_map(|i| {
+                    [&i["ip"], &i["hostname"]].into_iter().filter_map(Value::as_str).find(|t| !t.is_empty())
+                })
+                .collect();
+            let all: Vec<&str> = given.into_iter().chain(external).collect();
+            if all.is_empty() { "<pending>".into() } else { all.join(",").into() }
         }
-        _ => or_none(ips.join(",")),
+        _ => or_none(external.collect::<Vec<_>>().join(",")),
     }
 }
 

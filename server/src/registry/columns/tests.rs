@@ -60,18 +60,33 @@ fn pods_have_one_word_for_how_they_are() {
 #[test]
 fn services_and_slices_show_addresses_and_ports() {
     let service = |name: &str, spec: Value| json!({"apiVersion": "v1", "kind": "Service", "metadata": meta(name), "spec": spec});
+    let balanced = |ingress: Value, external: Value| {
+        let mut given = service(
+            "given",
+            json!({"type": "LoadBalancer", "clusterIP": "10.96.0.8", "externalIPs": external,
+            "ports": [{"port": 80, "nodePort": 30080, "protocol": "TCP"}]}),
+        );
+        given["status"] = json!({"loadBalancer": {"ingress": ingress}});
+        given
+    };
     insta::assert_snapshot!(show(&[
         service("web", json!({"type": "NodePort", "clusterIP": "10.96.0.7", "selector": {"app": "web", "b": "c"},
             "ports": [{"port": 80, "nodePort": 31234, "protocol": "TCP"}, {"port": 53, "protocol": "UDP"}]})),
         service("bare", json!({"clusterIP": "None", "externalIPs": ["1.2.3.4"]})),
-        service("lb", json!({"type": "LoadBalancer", "clusterIP": "10.96.0.8"})),
+        service("lb", json!({"type": "LoadBalancer", "clusterIP": "10.96.0.8", "ports": [{"port": 80, "protocol": "TCP"}]})),
         service("name", json!({"type": "ExternalName", "externalName": "example.com"})),
+        service("both", json!({"clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9", "fd00::9"], "ports": [{"port": 80, "protocol": "SCTP"}]})),
+        balanced(json!([{"ip": "192.0.2.2", "ipMode": "VIP"}, {"hostname": "lb.example.com"}, {"ip": "192.0.2.1"}]), json!(["198.51.100.1"])),
+        balanced(json!([]), json!(["198.51.100.1"])),
     ]), @"
     Name | Type | Cluster-IP | External-IP | Port(s) | Age | Selector
     web | NodePort | 10.96.0.7 | <none> | 80:31234/TCP,53/UDP | 5m | app=web,b=c
     bare | ClusterIP | None | 1.2.3.4 | <none> | 5m | <none>
-    lb | LoadBalancer | 10.96.0.8 | <pending> | <none> | 5m | <none>
+    lb | LoadBalancer | 10.96.0.8 | <pending> | 80/TCP | 5m | <none>
     name | ExternalName | <none> | example.com | <none> | 5m | <none>
+    both | ClusterIP | 10.96.0.9 | <none> | 80/SCTP | 5m | <none>
+    given | LoadBalancer | 10.96.0.8 | 192.0.2.1,192.0.2.2,lb.example.com,198.51.100.1 | 80:30080/TCP | 5m | <none>
+    given | LoadBalancer | 10.96.0.8 | 198.51.100.1 | 80:30080/TCP | 5m | <none>
     ");
     let slice = |name: &str, endpoints: Value, ports: Value| {
         json!({"apiVersion": "discovery.k8s.io/v1",
