@@ -59,8 +59,10 @@ pub struct Ranges {
     pub services6: Option<ServiceRange>,
     /// Node ports.
     pub node_ports: NodePortRange,
-    /// Pod addresses, a part for each node.
+    /// Pod addresses of the primary family, a part for each node.
     pub pods: PodRange,
+    /// Pod addresses of the second family, in a cluster that has it.
+    pub pods6: Option<PodRange>,
 }
 
 impl Ranges {
@@ -73,7 +75,13 @@ impl Ranges {
     pub fn own(&self) -> impl Iterator<Item = (&'static str, IpNet)> {
         let services = [Some(self.services), self.services6];
         let services = services.into_iter().flatten().map(|range| ("service", range.net()));
-        services.chain([("pod", IpNet::V4(self.pods.net()))])
+        let pods = [Some(self.pods), self.pods6].into_iter().flatten().map(|range| ("pod", range.net()));
+        services.chain(pods)
+    }
+
+    /// What nodes get a part of.
+    pub fn pods(&self) -> nodes::Pods<'_> {
+        nodes::Pods { first: &self.pods, second: self.pods6.as_ref() }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The server as a whole: opens what it keeps, starts what it runs, serves, and ends.
 
+mod ranges;
 mod reached;
 
 use std::{
@@ -11,15 +12,15 @@ use std::{
     time::Duration,
 };
 
-use ipnet::Ipv4Net;
 use minisvc_proto::{ApiError, join::ClusterInfo};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+pub use self::ranges::Cidrs;
+use self::ranges::{cluster_info, ranges};
 use self::reached::Fixed;
 pub use crate::tls::Limits;
 use crate::{
-    alloc::{NodePortRange, PodRange, ServiceRange},
     backup::{self, BackupError},
     cache::{self, Cache},
     controllers,
@@ -27,7 +28,7 @@ use crate::{
     identity::Identities,
     pki::{Pki, PkiError, Serving, files, issue::ADMIN_LIFETIME},
     progress::Progress,
-    registry::{Ranges, Registry},
+    registry::Registry,
     store::sled_engine::{self, SledStore},
     tls,
 };
@@ -47,9 +48,9 @@ pub struct ServerConfig {
     /// More names and addresses for the server's certificate.
     pub tls_sans: Vec<String>,
     /// Cluster IPs.
-    pub service_cidr: Ipv4Net,
-    /// Pod addresses, a /24 a node.
-    pub pod_cidr: Ipv4Net,
+    pub service_cidr: Cidrs,
+    /// Pod addresses, a /24 of IPv4 and a /64 of IPv6 a node.
+    pub pod_cidr: Cidrs,
     /// First and last node port.
     pub node_port_range: (u16, u16),
     /// UDP port of VXLAN between nodes.
@@ -163,12 +164,14 @@ impl Server {
         let serving = pki.serving(fixed.and_now())?;
         let agents = Arc::new(pki.client_config_for_agents()?);
         let registry = Registry::new(cache, ranges);
+        self::ranges::check_in_use(&registry)?;
         // Late: whoever can connect is served.
         let failed = |cause| ServerError::Listen { address: config.listen, cause };
         let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let advertise = SocketAddr::new(config.advertise, address.port());
         controllers::bootstrap(&registry, advertise).await.map_err(ServerError::Bootstrap)?;
+        self::ranges::complete_nodes(&registry).await.map_err(ServerError::Bootstrap)?;
         let url = format!("https://{advertise}");
         let kubeconfig = admin_kubeconfig(&config.data_dir);
         let text = pki.kubeconfig(&pki.issue_admin_for(ADMIN_LIFETIME)?, &url)?;
@@ -249,32 +252,6 @@ impl Server {
         tracing::info!("the server has ended");
         broken.map_or(Ok(()), Err)
     }
-}
-
-fn cluster_info(config: &ServerConfig) -> ClusterInfo {
-    ClusterInfo {
-        pod_cidr: config.pod_cidr,
-        service_cidr: config.service_cidr,
-        pod_cidr6: None,
-        service_cidr6: None,
-        node_port_range: config.node_port_range,
-        vxlan_port: config.vxlan_port,
-        cluster_domain: CLUSTER_DOMAIN.into(),
-    }
-}
-
-fn ranges(config: &ServerConfig) -> Result<Ranges, ServerError> {
-    let wrong = |flag, why: String| ServerError::Config { flag, why };
-    let (first, last) = config.node_port_range;
-    Ok(Ranges {
-        services: ServiceRange::new(config.service_cidr)
-            .map_err(|e| wrong("--service-cidr", e.to_string()))?,
-        services6: None,
-        pods: PodRange::new(config.pod_cidr).map_err(|e| wrong("--pod-cidr", e.to_string()))?,
-        node_ports: NodePortRange::new(first..=last).ok_or_else(|| {
-            wrong("--node-port-range", format!("{first}-{last} is no range; 30000-32767 would be right"))
-        })?,
-    })
 }
 
 /// Opening a store in a directory that takes no files fails late and unclearly.

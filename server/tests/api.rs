@@ -20,6 +20,9 @@ mod identity;
 #[path = "api/edge.rs"]
 mod edge;
 
+#[path = "api/families.rs"]
+mod families;
+
 #[path = "api/watches.rs"]
 mod watches;
 

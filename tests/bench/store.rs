@@ -104,7 +104,8 @@ fn registry(directory: &Path) -> anyhow::Result<Registry> {
         services6: None,
         node_ports: NodePortRange::new(30000..=32767)
             .ok_or_else(|| anyhow::anyhow!("no range of node ports"))?,
-        pods: PodRange::new("10.244.0.0/16".parse()?)?,
+        pods: PodRange::new("10.244.0.0/16".parse::<Ipv4Net>()?)?,
+        pods6: None,
     };
     Ok(Registry::new(cache, ranges))
 }

@@ -83,7 +83,7 @@ impl TestNode {
             advertise: Ipv4Addr::LOCALHOST.into(),
             tls_sans: Vec::new(),
             service_cidr: "10.96.0.0/16".parse().unwrap(),
-            pod_cidr: ipnet::Ipv4Net::new(Ipv4Addr::new(127, second, 0, 0), 16).unwrap(),
+            pod_cidr: ipnet::Ipv4Net::new(Ipv4Addr::new(127, second, 0, 0), 16).unwrap().into(),
             node_port_range: (30000, 32767),
             vxlan_port: minisvc_proto::join::VXLAN_PORT,
             node_certificate_ttl: std::time::Duration::from_hours(24),

@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::{Args, Subcommand};
-use ipnet::Ipv4Net;
+use minisvc_server::run::Cidrs;
 
 use super::storage::{Backup, Restore, Salvage};
 use super::values::{duration, port, port_range};
@@ -35,12 +35,13 @@ pub struct RunServer {
     /// One more name or address for the server's certificate
     #[arg(long, env = "MINISVC_TLS_SAN", value_delimiter = ',')]
     pub tls_san: Vec<String>,
-    /// Range of cluster IPs
+    /// Range of cluster IPs; for a dual-stack cluster two, of IPv4 and IPv6: 10.96.0.0/16,fd69:6d69:6e69:ffff::/112
     #[arg(long, env = "MINISVC_SERVICE_CIDR", default_value = "10.96.0.0/16")]
-    pub service_cidr: Ipv4Net,
-    /// Range of pod addresses, a /24 for each node
+    pub service_cidr: Cidrs,
+    /// Range of pod addresses, a /24 for each node; for a dual-stack cluster two, of which each node has a /24 and a /64:
+    /// 10.244.0.0/16,fd69:6d69:6e6a::/48
     #[arg(long, env = "MINISVC_POD_CIDR", default_value = "10.244.0.0/16")]
-    pub pod_cidr: Ipv4Net,
+    pub pod_cidr: Cidrs,
     /// Range of node ports
     #[arg(long, env = "MINISVC_NODE_PORT_RANGE", default_value = "30000-32767", value_parser = port_range)]
     pub node_port_range: (u16, u16),

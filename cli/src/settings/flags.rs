@@ -10,7 +10,6 @@ use std::{
 
 use anyhow::{anyhow, bail};
 use clap::{Arg, ArgAction, Command, builder::BoolishValueParser, error::ContextKind, error::ContextValue};
-use ipnet::Ipv4Net;
 
 use super::file::Value;
 
@@ -145,7 +144,6 @@ impl Flag {
         let example = match () {
             () if self.takes::<Ipv4Addr>() || self.takes::<IpAddr>() => "192.0.2.10",
             () if self.takes::<SocketAddr>() => "0.0.0.0:7443",
-            () if self.takes::<Ipv4Net>() => "10.244.0.0/16",
             () if self.takes::<Duration>() => "24h",
             () if self.one_kind() == Kind::Number => "8080",
             () if self.one_kind() == Kind::Switch => "true",

@@ -1,6 +1,6 @@
 use std::{collections::BTreeSet, net::IpAddr, ops::RangeInclusive};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use proptest::prelude::*;
 
 use super::*;
@@ -105,7 +105,7 @@ proptest! {
 
 #[test]
 fn each_node_gets_the_first_free_part_of_the_pod_range() {
-    let net = |s: &str| s.parse::<Ipv4Net>().unwrap();
+    let net = |s: &str| s.parse::<IpNet>().unwrap();
     let range = PodRange::new(net("10.244.3.0/22")).unwrap();
     let first = net("10.244.0.0/24");
     assert_eq!(range.pick(|_| false), Ok(first));
@@ -120,4 +120,8 @@ fn each_node_gets_the_first_free_part_of_the_pod_range() {
         assert_eq!(range.is_part(net(cidr)), part, "{cidr}");
     }
     assert!(PodRange::new(net("10.244.0.0/25")).is_err());
+    let range = PodRange::new(net("fd00:1::/48")).unwrap();
+    assert_eq!(range.pick(|p| p == net("fd00:1::/64")), Ok(net("fd00:1:0:1::/64")));
+    assert!(range.is_part(net("fd00:1:0:ffff::/64")) && !range.is_part(net("fd00:2::/64")));
+    assert!(!range.is_part(net("10.244.3.0/24")) && PodRange::new(net("fd00:1::/65")).is_err());
 }

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use axum::{extract::Request, response::Response};
 use http::StatusCode;
+use ipnet::IpNet;
 use jiff::Timestamp;
 use minisvc_proto::{
     ApiError, Object, ObjectKey, Reason, Resource,
@@ -191,8 +192,10 @@ fn check_write(
     }
     let cluster = &edge.joining.cluster;
     let own = edge.registry.get(&ObjectKey::cluster(&NODES, me)).ok();
-    let pods = own.and_then(|node| node.str_at("/spec/podCIDR")?.parse().ok());
-    let facts = writes::Facts { me, taken: &taken, pods, ranges: [cluster.pod_cidr, cluster.service_cidr] };
+    let pods = own.map(|node| writes::pod_ranges(&node)).unwrap_or_default();
+    let first = [cluster.pod_cidr, cluster.service_cidr].map(IpNet::V4);
+    let second = [cluster.pod_cidr6, cluster.service_cidr6].into_iter().flatten().map(IpNet::V6);
+    let facts = writes::Facts { me, taken: &taken, pods, ranges: first.into_iter().chain(second).collect() };
     writes::check(&facts, resource, old, new)
 }
 

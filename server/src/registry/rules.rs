@@ -174,7 +174,7 @@ pub fn validate(old: Option<&Object>, new: &Object, ranges: &Ranges) -> Vec<Caus
     }
     faults.extend(match new.kind() {
         "Service" => service::validate(old, new, ranges),
-        "Node" => nodes::validate(old, new, &ranges.pods),
+        "Node" => nodes::validate(old, new, ranges.pods()),
         "Pod" => pod::validate(old, new),
         "Deployment" | "ReplicaSet" => workload::validate(old, new),
         "EndpointSlice" => slice::validate(old, new),
@@ -246,7 +246,7 @@ pub fn reservations(object: &Object) -> BTreeSet<String> {
 pub fn allocate(object: &mut Object, ranges: &Ranges, taken: impl Fn(&str) -> bool) -> Result<(), ApiError> {
     match object.kind() {
         "Service" => service::allocate(object, ranges, rand::random, taken).map_err(ApiError::internal),
-        "Node" => nodes::allocate(object, &ranges.pods, taken).map_err(ApiError::internal),
+        "Node" => nodes::allocate(object, ranges.pods(), taken).map_err(ApiError::internal),
         _ => Ok(()),
     }
 }

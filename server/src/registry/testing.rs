@@ -32,13 +32,15 @@ pub fn ranges() -> Ranges {
         services: services("10.96.0.0/16"),
         services6: None,
         node_ports: NodePortRange::new(30000..=32767).unwrap(),
-        pods: PodRange::new("10.244.0.0/16".parse().unwrap()).unwrap(),
+        pods: PodRange::new("10.244.0.0/16".parse::<IpNet>().unwrap()).unwrap(),
+        pods6: None,
     }
 }
 
 /// The same with a second family.
 pub fn dual_ranges() -> Ranges {
-    Ranges { services6: Some(services("fd69:6d69:6e69:ffff::/112")), ..ranges() }
+    let pods = PodRange::new("fd69:6d69:6e6a::/48".parse::<IpNet>().unwrap()).unwrap();
+    Ranges { services6: Some(services("fd69:6d69:6e69:ffff::/112")), pods6: Some(pods), ..ranges() }
 }
 
 /// A range of cluster IPs.

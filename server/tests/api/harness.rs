@@ -74,6 +74,11 @@ impl Api {
     async fn start_in(dir: TempDir, limits: Limits) -> Self {
         let mut server = Server::open(config(&dir)).await.unwrap();
         server.limits = limits;
+        Self::serve(dir, server)
+    }
+
+    /// A server that is open.
+    pub fn serve(dir: TempDir, server: Server) -> Self {
         let url = format!("https://{}", server.address());
         let pki = Pki::load(&pki_dir(dir.path())).unwrap();
         let admin = client(&pki.kubeconfig(&pki.issue_admin().unwrap(), &url).unwrap());

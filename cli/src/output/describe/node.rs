@@ -45,6 +45,11 @@ pub fn describe(page: &mut Page, node: &Object, related: &Related, now: Timestam
         }
     }
     page.line(0, &format!("PodCIDR:  {}", scalar(node.pointer("/spec/podCIDR"))));
+    let all = list("/spec/podCIDRs");
+    if all.len() > 1 {
+        let all: Vec<&str> = all.iter().filter_map(Value::as_str).collect();
+        page.line(0, &format!("PodCIDRs:  {}", all.join(",")));
+    }
     peers(page, node);
     let ended = |p: &&Object| matches!(p.str_at("/status/phase"), Some("Succeeded" | "Failed"));
     let pods: Vec<&Object> = related.pods.iter().filter(|p| !ended(p)).collect();

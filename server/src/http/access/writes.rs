@@ -1,8 +1,8 @@
 //! What a node may write into the objects that it may write. Pure: what is there comes in.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use minisvc_proto::{ApiError, Cause, Object, Resource, resource::EVENTS};
 use serde_json::Value;
 
@@ -12,16 +12,22 @@ pub struct Facts<'a> {
     pub me: &'a str,
     /// The addresses that other nodes have who are heard: address and node.
     pub taken: &'a [(IpAddr, String)],
-    /// The range of its pods.
-    pub pods: Option<Ipv4Net>,
+    /// The ranges of its pods, one a family.
+    pub pods: Vec<IpNet>,
     /// Ranges that belong to no machine: those of pods and of services.
-    pub ranges: [Ipv4Net; 2],
+    pub ranges: Vec<IpNet>,
 }
 
 /// The IP addresses that a node says it has.
 pub fn addresses(node: &Object) -> impl Iterator<Item = (usize, IpAddr)> {
     let all = node.pointer("/status/addresses").and_then(Value::as_array);
     all.into_iter().flatten().enumerate().filter_map(|(i, a)| Some((i, a["address"].as_str()?.parse().ok()?)))
+}
+
+/// The ranges that its pods' addresses are from.
+pub fn pod_ranges(node: &Object) -> Vec<IpNet> {
+    let all = node.pointer("/spec/podCIDRs").and_then(Value::as_array);
+    all.into_iter().flatten().filter_map(|cidr| cidr.as_str()?.parse().ok()).collect()
 }
 
 /// 403 or 422 if a node may not make `new` of `old` (`None`: of nothing).
@@ -60,10 +66,12 @@ fn pod_addresses(facts: &Facts<'_>, old: Option<&Object>, new: &Object) -> Vec<C
         one.into_iter().chain(list).filter(|(_, ip)| !ip.is_empty()).collect()
     };
     let had = old.map(all).unwrap_or_default();
-    let is_own = |ip: &str| ip.parse().is_ok_and(|ip: Ipv4Addr| facts.pods.is_some_and(|r| r.contains(&ip)));
-    let rule = match facts.pods {
-        Some(range) => format!("is not in {range}, the range of the pods of node {}", facts.me),
-        None => format!("node {} has no range of pods yet", facts.me),
+    let is_own = |ip: &str| ip.parse().is_ok_and(|ip: IpAddr| facts.pods.iter().any(|r| r.contains(&ip)));
+    let ranges: Vec<String> = facts.pods.iter().map(ToString::to_string).collect();
+    let rule = if ranges.is_empty() {
+        format!("node {} has no range of pods yet", facts.me)
+    } else {
+        format!("is not in {}, the range of the pods of node {}", ranges.join(" or "), facts.me)
     };
     let new = all(new).into_iter().filter(|entry| !had.contains(entry) && !is_own(&entry.1));
     new.map(|(field, ip)| Cause::invalid(field, ip, &rule)).collect()
@@ -95,7 +103,7 @@ fn node_addresses(facts: &Facts<'_>, old: Option<&Object>, new: &Object) -> Vec<
             let why = format!("is already the address of node {node}, which is there");
             return Some(Cause::invalid(field, ip.to_string(), &why));
         }
-        let in_range = |range: &Ipv4Net| matches!(ip, IpAddr::V4(ip) if range.contains(&ip));
+        let in_range = |range: &IpNet| range.contains(&ip);
         if ip.is_unspecified() || ip.is_multicast() || facts.ranges.iter().any(in_range) {
             return Some(Cause::invalid(field, ip.to_string(), "is no address that a machine can have here"));
         }
@@ -116,8 +124,8 @@ mod tests {
         let facts = Facts {
             me: "n1",
             taken: &[("10.0.0.2".parse().unwrap(), "n2".to_owned())],
-            pods: Some("10.244.1.0/24".parse().unwrap()),
-            ranges: ["10.244.0.0/16".parse().unwrap(), "10.96.0.0/16".parse().unwrap()],
+            pods: ["10.244.1.0/24", "fd00:1:0:1::/64"].map(|r| r.parse().unwrap()).to_vec(),
+            ranges: ["10.244.0.0/16", "10.96.0.0/16", "fd00:1::/48"].map(|r| r.parse().unwrap()).to_vec(),
         };
         let resource = new.resource().unwrap();
         check(&facts, resource, old, new)
@@ -166,6 +174,11 @@ mod tests {
             (json!({"podIP": "fd00::1"}), "status.podIP: Invalid value"),
             (json!({"podIP": "somewhere"}), "status.podIP: Invalid value"),
             (list("127.0.0.1"), "status.podIPs[1].ip: Invalid value"),
+            (list("fd00:1:0:1::2"), ""),
+            (
+                list("fd00:1:0:2::2"),
+                "is not in 10.244.1.0/24 or fd00:1:0:1::/64, the range of the pods of node n1",
+            ),
         ] {
             let said = judge(Some(&pod(json!({}))), &pod(status.clone()));
             assert!(said.contains(fault) && said.is_empty() == fault.is_empty(), "{status}: {said}");
@@ -212,6 +225,11 @@ mod tests {
             (vec!["224.0.0.1"], "is no address that a machine can have"),
             (vec!["10.244.3.4"], "is no address that a machine can have"),
             (vec!["10.96.0.1"], "is no address that a machine can have"),
+            (vec!["10.0.0.9", "fd00:2::9"], ""),
+            (
+                vec!["10.0.0.9", "fd00:1:0:7::9"],
+                "status.addresses[1].address: Invalid value: \"fd00:1:0:7::9\": is no address",
+            ),
         ] {
             let said = judge(Some(&old), &node(&ips));
             assert!(said.contains(fault) && said.is_empty() == fault.is_empty(), "{ips:?}: {said}");
