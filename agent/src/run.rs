@@ -1,6 +1,7 @@
 //! An agent from its start to its end.
 
 use std::{
+    collections::BTreeMap,
     fs::{File, TryLockError},
     io,
     net::SocketAddr,
@@ -9,7 +10,6 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
 use ipnet::Ipv4Net;
 use minisvc_proto::{NodeName, client::ClientError, join::ClusterInfo, report::NodeReport};
 use tokio::{
@@ -23,7 +23,7 @@ use crate::{
     api::{Api, ApiConfig},
     config::API_PORT,
     dataplane::{self, Dataplane},
-    dns::{Listeners, Zone, parse_resolv_conf},
+    dns::{Listeners, SharedZone, Zone, ZoneConfig, parse_resolv_conf},
     doctor::{self, ObserveError, Ranges, Taken},
     firewall::{Foreign, Ours},
     identity::{self, IdentityError, Membership, renewal},
@@ -160,7 +160,12 @@ pub async fn run(
         vxlan_port: cluster.vxlan_port,
         family6: None,
     })?;
-    let zone = Arc::new(ArcSwap::from_pointee(Zone::empty(&cluster.cluster_domain)));
+    let zone = SharedZone::new(Zone::new(&ZoneConfig {
+        domain: cluster.cluster_domain.clone(),
+        servers: vec![cluster.dns_ip().into()],
+        ranges: vec![cluster.service_cidr.into(), cluster.pod_cidr.into()],
+        fixed: BTreeMap::new(),
+    }));
     let dns_address = SocketAddr::new(cluster.dns_ip().into(), DNS_PORT);
     let dns = Listeners::bind(&[dns_address]).await?;
     let resolv_conf = std::fs::read_to_string(&config.resolv_conf)

@@ -7,7 +7,11 @@ use std::{
 };
 
 use anyhow::bail;
-use minisvc_agent::{dataplane::Dataplane, dns::Zone, sync::world::World};
+use minisvc_agent::{
+    dataplane::Dataplane,
+    dns::{SharedZone, Zone, ZoneConfig},
+    sync::world::World,
+};
 use minisvc_proto::{Object, Revision, watch::WatchEvent};
 use minisvc_tests::netns::Namespace;
 use serde_json::{Value, json};
@@ -68,11 +72,16 @@ impl Lists {
 fn zone(
     world: &World,
     touched: &[(minisvc_agent::plan::ServiceKey, Option<minisvc_agent::plan::ServicePlan>)],
-    zone: &mut Zone,
+    zone: &SharedZone,
 ) {
-    if let Some(new) = zone.with(touched.iter().map(|(key, _)| (key, world.service(key)))) {
-        *zone = new;
+    for (key, _) in touched {
+        let state = world.service(key);
+        zone.put(key, state.as_ref().map(|(service, slices)| (*service, slices.as_slice())));
     }
+}
+
+fn empty_zone() -> SharedZone {
+    SharedZone::new(Zone::new(&ZoneConfig { domain: "cluster.local".into(), ..ZoneConfig::default() }))
 }
 
 /// What a start takes.
@@ -91,7 +100,7 @@ async fn start(lists: &Lists) -> anyhow::Result<Start> {
     let planned = Instant::now();
     dataplane.apply(touched.clone()).await?;
     let kernel = planned.elapsed();
-    zone(&world, &touched, &mut Zone::empty("cluster.local"));
+    zone(&world, &touched, &empty_zone());
     Ok(Start { whole: began.elapsed(), kernel })
 }
 
@@ -145,8 +154,8 @@ fn events(effort: Effort, count: u16) -> anyhow::Result<Vec<Figure>> {
         let mut world = lists.world()?;
         let first = objects::touched(&mut world);
         dataplane.apply(first.clone()).await?;
-        let mut names = Zone::empty("cluster.local");
-        zone(&world, &first, &mut names);
+        let names = empty_zone();
+        zone(&world, &first, &names);
         let mut rounds = Vec::new();
         let mut number = 0u16;
         for _ in 0..effort.rounds {
@@ -162,7 +171,7 @@ fn events(effort: Effort, count: u16) -> anyhow::Result<Vec<Figure>> {
                 anyhow::ensure!(touched.len() == 1, "the event touched {} services", touched.len());
                 dataplane.apply(touched.clone()).await?;
                 times.push(milliseconds(began.elapsed()));
-                zone(&world, &touched, &mut names);
+                zone(&world, &touched, &names);
             }
             rounds.push(times);
         }

@@ -2,8 +2,6 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use arc_swap::ArcSwap;
-use hickory_proto::op::ResponseCode;
 use tokio::{
     net::{TcpListener, TcpStream, UdpSocket},
     sync::Semaphore,
@@ -13,9 +11,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    answer::{Transport, Verdict, failure, judge},
-    upstream::{ask, read_message, write_message},
-    zone::Zone,
+    answer::{Code, Transport, Verdict, failure, followed, judge},
+    question::Question,
+    upstream::{ask, is_truncated, plain_question, read_message, records, write_message},
+    zone::SharedZone,
 };
 
 const LARGEST: usize = 65_535;
@@ -30,7 +29,7 @@ const AFTER_ERROR: Duration = Duration::from_millis(50);
 
 /// What answers are made of.
 struct Shared {
-    zone: Arc<ArcSwap<Zone>>,
+    zone: SharedZone,
     upstreams: Vec<SocketAddr>,
     forwarded: Semaphore,
 }
@@ -70,7 +69,7 @@ impl Listeners {
     /// Answers until cancelled: the zone's names from the newest zone, all others by asking `upstreams` in turn.
     pub async fn serve(
         self,
-        zone: Arc<ArcSwap<Zone>>,
+        zone: SharedZone,
         upstreams: Vec<SocketAddr>,
         shutdown: CancellationToken,
     ) -> io::Result<()> {
@@ -107,13 +106,14 @@ async fn serve_udp(shared: Arc<Shared>, socket: Arc<UdpSocket>) {
             Some(_) = waiting.join_next() => continue,
         };
         let message = &buffer[..length];
-        match judge(&shared.zone.load(), message, Transport::Udp) {
+        let verdict = shared.judge(message, Transport::Udp);
+        match verdict {
             Verdict::Ignore => {}
             Verdict::Answer(answer) => send(&socket, &answer, from).await,
-            Verdict::Forward => {
+            elsewhere => {
                 let (shared, socket, question) = (shared.clone(), socket.clone(), message.to_vec());
                 waiting.spawn(async move {
-                    if let Some(answer) = shared.forward(&question, Transport::Udp).await {
+                    if let Some(answer) = shared.complete(elsewhere, &question, Transport::Udp).await {
                         send(&socket, &answer, from).await;
                     }
                 });
@@ -152,13 +152,8 @@ async fn serve_tcp(shared: Arc<Shared>, listener: TcpListener) {
 async fn serve_client(shared: Arc<Shared>, mut stream: TcpStream) {
     let _ = stream.set_nodelay(true);
     while let Ok(Ok(message)) = timeout(IDLE, read_message(&mut stream)).await {
-        let verdict = judge(&shared.zone.load(), &message, Transport::Tcp);
-        let answer = match verdict {
-            Verdict::Ignore => None,
-            Verdict::Answer(answer) => Some(answer),
-            Verdict::Forward => shared.forward(&message, Transport::Tcp).await,
-        };
-        let Some(answer) = answer else { return };
+        let verdict = shared.judge(&message, Transport::Tcp);
+        let Some(answer) = shared.complete(verdict, &message, Transport::Tcp).await else { return };
         if !matches!(timeout(IDLE, write_message(&mut stream, &answer)).await, Ok(Ok(()))) {
             return;
         }
@@ -166,12 +161,39 @@ async fn serve_client(shared: Arc<Shared>, mut stream: TcpStream) {
 }
 
 impl Shared {
+    fn judge(&self, message: &[u8], transport: Transport) -> Verdict {
+        judge(&self.zone.read(), message, transport, rand::random())
+    }
+
+    /// The answer after others were asked, if that is what the verdict says.
+    async fn complete(&self, verdict: Verdict, message: &[u8], transport: Transport) -> Option<Vec<u8>> {
+        match verdict {
+            Verdict::Ignore => None,
+            Verdict::Answer(answer) => Some(answer),
+            Verdict::Forward => match self.forward(message, transport).await {
+                Some(answer) => Some(answer),
+                None => Some(failure(&Question::parse(message).ok()?, Code::ServFail)),
+            },
+            Verdict::Follow(aliases) => {
+                let question = Question::parse(message).ok()?;
+                let asked = plain_question(aliases.last()?, question.kind);
+                let found = match self.forward(&asked, transport).await {
+                    // What is too long for UDP is asked again over TCP, by us.
+                    Some(answer) if is_truncated(&answer) => self.forward(&asked, Transport::Tcp).await,
+                    other => other,
+                };
+                let found = found.and_then(|answer| records(&answer));
+                let (code, records) = found.unwrap_or((Code::ServFail, Vec::new()));
+                Some(followed(&question, transport, &aliases, (code, &records)))
+            }
+        }
+    }
+
     async fn forward(&self, question: &[u8], transport: Transport) -> Option<Vec<u8>> {
-        let answer = match self.forwarded.try_acquire() {
+        match self.forwarded.try_acquire() {
             Ok(_place) => ask(&self.upstreams, question, transport).await,
             Err(_) => None,
-        };
-        answer.or_else(|| failure(question, ResponseCode::ServFail))
+        }
     }
 }
 

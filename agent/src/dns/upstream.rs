@@ -6,13 +6,18 @@ use std::{
     time::Duration,
 };
 
+use hickory_proto::{
+    op::{Message, ResponseCode},
+    rr::Record,
+    serialize::binary::{BinEncodable, BinEncoder, NameEncoding},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UdpSocket},
     time::{Instant, timeout, timeout_at},
 };
 
-use super::answer::Transport;
+use super::answer::{Code, Transport, UDP_LIMIT, kind};
 
 /// What one question may take in all: less than the five seconds after which resolver libraries ask again.
 const BUDGET: Duration = Duration::from_secs(2);
@@ -68,6 +73,43 @@ pub(super) async fn ask(upstreams: &[SocketAddr], question: &[u8], transport: Tr
 /// SERVFAIL, NOTIMP and REFUSED say something about the server, not about the name.
 fn is_failure(answer: &[u8]) -> bool {
     matches!(answer[3] & 0x0f, 2 | 4 | 5)
+}
+
+/// Whether there is more than the answer says.
+pub(super) fn is_truncated(answer: &[u8]) -> bool {
+    answer.get(2).is_some_and(|flags| flags & 0x02 != 0)
+}
+
+/// A question for a name on the wire that no client has asked in these words.
+pub(super) fn plain_question(name: &[u8], kind: u16) -> Vec<u8> {
+    // Recursion desired, one question, one additional record: EDNS.
+    let mut question = vec![0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 1];
+    question.extend(name);
+    question.extend(kind.to_be_bytes());
+    question.extend([0, 1]);
+    question.push(0);
+    question.extend(kind::OPT.to_be_bytes());
+    question.extend(UDP_LIMIT.to_be_bytes());
+    question.extend([0; 6]);
+    question
+}
+
+/// What a resolver's answer says: the code, and the records of its answer section, whole and not compressed.
+pub(super) fn records(answer: &[u8]) -> Option<(Code, Vec<Vec<u8>>)> {
+    let message = Message::from_vec(answer).ok()?;
+    let code = match message.metadata.response_code {
+        ResponseCode::NoError => Code::NoError,
+        ResponseCode::NXDomain => Code::NxDomain,
+        _ => return None,
+    };
+    let whole = |record| -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let mut encoder = BinEncoder::new(&mut bytes);
+        encoder.set_name_encoding(NameEncoding::Uncompressed);
+        Record::emit(record, &mut encoder).ok()?;
+        Some(bytes)
+    };
+    Some((code, message.answers.iter().map(whole).collect::<Option<_>>()?))
 }
 
 /// The question under an id that nobody but the resolver knows: together with a port of its own, that is what a forger of

@@ -1,225 +1,248 @@
-//! The cluster's names as a value: a new one is made when a service's names change, which its endpoints alone do not bring about
-//! (but for a headless service).
+//! The cluster's names as a value. A service's names are made from the service and its slices alone; putting them into the zone
+//! costs what changed, whatever else is in it.
+
+mod names;
+mod reverse;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::Ipv4Addr,
-    ops::Bound,
-    sync::Arc,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
 };
 
+use ipnet::IpNet;
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 
+pub use self::names::ServiceNames;
+use self::reverse::{Reverse, Tree};
+use super::name::{Asked, count, encode};
 use crate::plan::ServiceKey;
 
-/// All names of the zone and what they stand for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Zone {
-    /// `cluster.local`: lower case, no dot at its end.
-    origin: String,
-    services: BTreeMap<ServiceKey, Arc<Names>>,
+/// Seconds that clients may keep an answer, or the lack of one.
+pub(super) const TTL: u32 = 5;
+/// The schema that the records follow (kubernetes/dns, docs/specification.md).
+const SCHEMA: &str = "1.1.0";
+
+/// What a zone is told at its start.
+#[derive(Clone, Debug, Default)]
+pub struct ZoneConfig {
+    /// `cluster.local`.
+    pub domain: String,
+    /// Where the zone's server listens.
+    pub servers: Vec<IpAddr>,
+    /// Services and pods have addresses from here: what nobody has is no name, instead of somebody else's.
+    pub ranges: Vec<IpNet>,
+    /// Names that stand for the same addresses all the time, wherever they lie: `host.example.internal`.
+    pub fixed: BTreeMap<String, Vec<IpAddr>>,
 }
 
-/// What stands before a service's own name: nothing, or the host name of an endpoint. A name without addresses exists all the
-/// same: it has other names below it, or records of a type that is not A.
-type Names = HashMap<String, Vec<Ipv4Addr>>;
+/// All names of the zone and what they stand for.
+#[derive(Debug, Default)]
+pub struct Zone {
+    /// The zone's name on the wire.
+    origin: Vec<u8>,
+    origin_labels: usize,
+    /// Data of the SOA record.
+    authority: Vec<u8>,
+    /// Name of the zone's server.
+    server: Vec<u8>,
+    servers: Addresses,
+    /// By whole name.
+    fixed: HashMap<Vec<u8>, Addresses>,
+    /// By namespace.
+    services: HashMap<Box<[u8]>, Namespace>,
+    reverse: Reverse,
+}
 
-/// A service that was touched, with its slices; `None` if it is gone.
-pub type Touched<'a> = (&'a ServiceKey, Option<(&'a Service, Vec<&'a EndpointSlice>)>);
+/// Services by name.
+type Namespace = HashMap<Box<[u8]>, Arc<ServiceNames>>;
+
+/// Addresses of both families.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// For A.
+    pub v4: Box<[Ipv4Addr]>,
+    /// For AAAA.
+    pub v6: Box<[Ipv6Addr]>,
+}
+
+/// Where a service port is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Target {
+    /// The number.
+    pub(super) port: u16,
+    /// Which of the service's names has the addresses.
+    pub(super) host: u32,
+}
 
 /// What a zone says about a name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lookup<'z> {
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Lookup<'z> {
     /// Somebody else's name.
     Outside,
-    /// The zone itself: it has an SOA record.
+    /// The zone begins at this label of the name, and has this under the name; `None` if there is no such name, and none below.
+    Within(usize, Option<Data<'z>>),
+}
+
+/// The records of a name.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Data<'z> {
+    /// None of its own, as there are names below it.
+    Nothing,
+    /// A and AAAA.
+    Addresses(&'z Addresses),
+    /// SRV.
+    Targets(&'z ServiceNames, &'z [Target]),
+    /// CNAME.
+    Alias(&'z [u8]),
+    /// TXT.
+    Text(&'static str),
+    /// PTR.
+    Pointers(&'z [Box<[u8]>]),
+    /// SOA and NS.
     Apex,
-    /// No such name, and none below it.
-    NoSuchName,
-    /// The name exists and has no address.
-    NoData,
-    /// The name's addresses.
-    Addresses(&'z [Ipv4Addr]),
 }
 
 impl Zone {
     /// A zone without any service.
-    pub fn empty(domain: &str) -> Self {
-        Zone { origin: domain.trim_end_matches('.').to_ascii_lowercase(), services: BTreeMap::new() }
+    pub fn new(config: &ZoneConfig) -> Self {
+        let origin = encode(&config.domain).unwrap_or_else(|| vec![0]);
+        let below = |labels: &[u8]| [labels, &origin].concat();
+        let server = below(b"\x02ns\x03dns");
+        let mut authority = [&server[..], &below(b"\x0ahostmaster")].concat();
+        // Serial, refresh, retry, expiry: nobody transfers this zone, so that they say nothing. The last is for what does not exist.
+        for number in [1, 7200, 1800, 86_400, TTL] {
+            authority.extend(number.to_be_bytes());
+        }
+        let fixed = config.fixed.iter();
+        Zone {
+            origin_labels: count(&origin),
+            authority,
+            server,
+            servers: config.servers.iter().copied().collect(),
+            fixed: fixed.filter_map(|(n, ips)| Some((encode(n)?, ips.iter().copied().collect()))).collect(),
+            services: HashMap::new(),
+            reverse: Reverse::new(config.ranges.clone()),
+            origin,
+        }
     }
 
-    /// The zone after these services changed; `None` if no name did.
-    pub fn with<'a>(&self, touched: impl IntoIterator<Item = Touched<'a>>) -> Option<Self> {
-        let mut new: Option<Zone> = None;
-        for (key, state) in touched {
-            let names = state.map(|(service, slices)| names(service, &slices));
-            let old = new.as_ref().unwrap_or(self).services.get(key).map(AsRef::as_ref);
-            if old == names.as_ref() {
-                continue;
-            }
-            let services = &mut new.get_or_insert_with(|| self.clone()).services;
-            match names {
-                Some(names) => drop(services.insert(key.clone(), Arc::new(names))),
-                None => drop(services.remove(key)),
+    /// Data of the SOA record.
+    pub(super) fn authority(&self) -> &[u8] {
+        &self.authority
+    }
+
+    /// Data of the NS record.
+    pub(super) fn server(&self) -> &[u8] {
+        &self.server
+    }
+
+    /// Addresses of the server.
+    pub(super) fn servers(&self) -> &Addresses {
+        &self.servers
+    }
+
+    /// The names that a service has from now on; `None` if it is gone. Gives back the old ones.
+    fn put(&mut self, key: &ServiceKey, names: Option<Arc<ServiceNames>>) -> Option<Arc<ServiceNames>> {
+        let (namespace, name) = (key.namespace.as_bytes(), key.name.as_bytes());
+        let old = self.services.get(namespace).and_then(|s| s.get(name)).cloned();
+        self.reverse.replace(old.as_deref(), names.as_deref());
+        if let Some(names) = names {
+            self.services.entry(namespace.into()).or_default().insert(name.into(), names);
+        } else if let Some(services) = self.services.get_mut(namespace) {
+            services.remove(name);
+            if services.is_empty() {
+                self.services.remove(namespace);
             }
         }
-        new
+        old
     }
 
-    /// The zone's own name, without a dot at its end.
-    pub fn origin(&self) -> &str {
-        &self.origin
-    }
-
-    /// Looks a full name up, in any case, with or without a dot at its end.
-    pub fn lookup(&self, name: &str) -> Lookup<'_> {
-        let name = name.trim_end_matches('.').to_ascii_lowercase();
-        let Some(below) = name.strip_suffix(self.origin.as_str()) else { return Lookup::Outside };
-        if below.is_empty() {
-            return Lookup::Apex;
+    /// What the zone has under a name.
+    pub(super) fn lookup(&self, name: &Asked) -> Lookup<'_> {
+        if let Some(addresses) = self.fixed.get(name.from(0)) {
+            return Lookup::Within(0, Some(Data::Addresses(addresses)));
         }
-        match below.strip_suffix('.') {
-            // `mycluster.local` is no name of `cluster.local`.
+        if let Some(depth) = name.below(&self.origin, self.origin_labels) {
+            return Lookup::Within(depth, self.own(name, depth));
+        }
+        match Tree::of(name) {
+            Some(tree) => self.reverse.lookup(name, tree),
             None => Lookup::Outside,
-            Some("svc") => Lookup::NoData,
-            Some(below) => below.strip_suffix(".svc").map_or(Lookup::NoSuchName, |own| self.own(own)),
         }
     }
 
-    /// `NAMESPACE`, `SERVICE.NAMESPACE` or `HOST.SERVICE.NAMESPACE`.
-    fn own(&self, own: &str) -> Lookup<'_> {
-        let mut parts = own.rsplitn(3, '.');
-        let (namespace, service, host) =
-            (parts.next().unwrap_or_default(), parts.next(), parts.next().unwrap_or_default());
-        let key = |name: &str| ServiceKey { namespace: namespace.to_owned(), name: name.to_owned() };
-        let Some(service) = service else {
-            let from = Bound::Included(key(""));
-            let first = self.services.range((from, Bound::Unbounded)).next();
-            let known = first.is_some_and(|(k, _)| k.namespace == namespace);
-            return if known { Lookup::NoData } else { Lookup::NoSuchName };
-        };
-        match self.services.get(&key(service)).and_then(|names| names.get(host)) {
-            None => Lookup::NoSuchName,
-            Some(addresses) if addresses.is_empty() => Lookup::NoData,
-            Some(addresses) => Lookup::Addresses(addresses),
-        }
-    }
-}
-
-fn names(service: &Service, slices: &[&EndpointSlice]) -> Names {
-    let one = |addresses| Names::from([(String::new(), addresses)]);
-    let Some(spec) = &service.spec else { return Names::new() };
-    match spec.cluster_ip.as_deref() {
-        _ if spec.type_.as_deref() == Some("ExternalName") => one(Vec::new()),
-        Some("None") => headless(slices),
-        // An address that is no IPv4 address is of another record type; none at all is not allocated yet.
-        ip => one(ip.and_then(|ip| ip.parse().ok()).into_iter().collect()),
-    }
-}
-
-/// Every ready endpoint under the service's name, and under a name of its own if it has a host name. Without any, the service
-/// has no name either.
-fn headless(slices: &[&EndpointSlice]) -> Names {
-    let mut names = Names::new();
-    for endpoint in slices.iter().filter(|s| s.address_type == "IPv4").flat_map(|s| &s.endpoints) {
-        // Absent means ready, says the API.
-        if endpoint.conditions.as_ref().and_then(|c| c.ready) == Some(false) {
-            continue;
-        }
-        for address in endpoint.addresses.iter().filter_map(|a| a.parse().ok()) {
-            for name in [Some(String::new()), endpoint.hostname.clone()].into_iter().flatten() {
-                let addresses = names.entry(name.to_ascii_lowercase()).or_default();
-                // An endpoint may stand in two slices while it moves between them.
-                if !addresses.contains(&address) {
-                    addresses.push(address);
+    /// A name with `depth` labels below the zone's own.
+    fn own(&self, name: &Asked, depth: usize) -> Option<Data<'_>> {
+        let Some(last) = depth.checked_sub(1) else { return Some(Data::Apex) };
+        match (name.label(last), depth) {
+            (b"svc" | b"dns", 1) => Some(Data::Nothing),
+            (b"dns-version", 1) => Some(Data::Text(SCHEMA)),
+            (b"dns", 2) if name.label(0) == b"ns" => Some(Data::Addresses(&self.servers)),
+            (b"svc", _) => {
+                let services = self.services.get(name.label(depth - 2))?;
+                match depth {
+                    2 => Some(Data::Nothing),
+                    _ => services.get(name.label(depth - 3))?.lookup(name.before(depth - 3)),
                 }
             }
+            _ => None,
         }
     }
-    names
+}
+
+impl FromIterator<IpAddr> for Addresses {
+    /// In the order of the addresses, each once.
+    fn from_iter<T: IntoIterator<Item = IpAddr>>(all: T) -> Self {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for ip in all {
+            match ip {
+                IpAddr::V4(ip) => v4.push(ip),
+                IpAddr::V6(ip) => v6.push(ip),
+            }
+        }
+        v4.sort_unstable();
+        v4.dedup();
+        v6.sort_unstable();
+        v6.dedup();
+        Addresses { v4: v4.into(), v6: v6.into() }
+    }
+}
+
+/// A zone that one part changes and others read. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct SharedZone(Arc<RwLock<Zone>>);
+
+impl SharedZone {
+    /// Shares a zone.
+    pub fn new(zone: Zone) -> Self {
+        SharedZone(Arc::new(RwLock::new(zone)))
+    }
+
+    /// The zone as it is now. Changes wait meanwhile: not for long, please.
+    pub(super) fn read(&self) -> RwLockReadGuard<'_, Zone> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The names that a service has from now on; `None` if it is gone. Whether anything changed.
+    pub fn put(&self, key: &ServiceKey, state: Option<(&Service, &[&EndpointSlice])>) -> bool {
+        // Made, compared and dropped while questions are answered.
+        let new = {
+            let origin = self.read().origin.clone();
+            state.and_then(|(service, slices)| ServiceNames::of(&origin, key, service, slices)).map(Arc::new)
+        };
+        let old = {
+            let zone = self.read();
+            let services = zone.services.get(key.namespace.as_bytes());
+            services.and_then(|s| s.get(key.name.as_bytes())).cloned()
+        };
+        if old == new {
+            return false;
+        }
+        let _old = self.0.write().unwrap_or_else(PoisonError::into_inner).put(key, new);
+        true
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    fn service(spec: Value) -> Service {
-        serde_json::from_value(json!({"spec": spec})).unwrap()
-    }
-
-    fn slice(endpoints: Value) -> EndpointSlice {
-        serde_json::from_value(json!({"addressType": "IPv4", "endpoints": endpoints})).unwrap()
-    }
-
-    #[test]
-    fn every_kind_of_service_has_its_names() {
-        let key = |namespace: &str, name: &str| ServiceKey { namespace: namespace.into(), name: name.into() };
-        let slices = [
-            slice(json!([
-                {"addresses": ["10.244.0.2"], "conditions": {"ready": true}, "hostname": "db-0"},
-                {"addresses": ["10.244.0.3"], "conditions": {"ready": false}, "hostname": "db-1"},
-            ])),
-            slice(json!([{"addresses": ["10.244.1.2"]}, {"addresses": ["10.244.0.2"]}])),
-        ];
-        let unready = [slice(json!([{"addresses": ["10.244.0.9"], "conditions": {"ready": false}}]))];
-        let services = [
-            (key("default", "web"), service(json!({"clusterIP": "10.96.0.7"})), &slices[..]),
-            (key("default", "db"), service(json!({"clusterIP": "None"})), &slices[..]),
-            (key("default", "idle"), service(json!({"clusterIP": "None"})), &unready[..]),
-            (
-                key("prod", "mail"),
-                service(json!({"type": "ExternalName", "externalName": "a.example"})),
-                &[][..],
-            ),
-            (key("prod", "new"), service(json!({})), &[][..]),
-        ];
-        let touched = services.iter().map(|(k, s, l)| (k, Some((s, l.iter().collect()))));
-        let zone = Zone::empty("Cluster.Local.").with(touched).unwrap();
-
-        let web = [Ipv4Addr::new(10, 96, 0, 7)];
-        let db = [Ipv4Addr::new(10, 244, 0, 2), Ipv4Addr::new(10, 244, 1, 2)];
-        for (name, want) in [
-            ("web.default.svc.cluster.local", Lookup::Addresses(&web)),
-            ("WEB.Default.SVC.cluster.LOCAL.", Lookup::Addresses(&web)),
-            ("db.default.svc.cluster.local", Lookup::Addresses(&db)),
-            ("db-0.db.default.svc.cluster.local", Lookup::Addresses(&db[..1])),
-            ("db-1.db.default.svc.cluster.local", Lookup::NoSuchName),
-            ("idle.default.svc.cluster.local", Lookup::NoSuchName),
-            ("mail.prod.svc.cluster.local", Lookup::NoData),
-            ("new.prod.svc.cluster.local", Lookup::NoData),
-            ("default.svc.cluster.local", Lookup::NoData),
-            ("svc.cluster.local", Lookup::NoData),
-            ("cluster.local", Lookup::Apex),
-            ("web.prod.svc.cluster.local", Lookup::NoSuchName),
-            ("nowhere.svc.cluster.local", Lookup::NoSuchName),
-            ("web.default.cluster.local", Lookup::NoSuchName),
-            ("websvc.cluster.local", Lookup::NoSuchName),
-            ("web.default.svc.mycluster.local", Lookup::Outside),
-            ("example.com", Lookup::Outside),
-            ("local", Lookup::Outside),
-            ("", Lookup::Outside),
-        ] {
-            assert_eq!(zone.lookup(name), want, "{name}");
-        }
-    }
-
-    #[test]
-    fn a_new_zone_is_made_only_when_a_name_changed() {
-        let key = ServiceKey { namespace: "default".into(), name: "web".into() };
-        let (web, headless) =
-            (service(json!({"clusterIP": "10.96.0.7"})), service(json!({"clusterIP": "None"})));
-        let one = slice(json!([{"addresses": ["10.244.0.2"]}]));
-        let two = slice(json!([{"addresses": ["10.244.0.3"]}]));
-        let zone = Zone::empty("cluster.local").with([(&key, Some((&web, vec![&one])))]).unwrap();
-        // Endpoints of a service with an address are no business of the zone.
-        assert_eq!(zone.with([(&key, Some((&web, vec![&two])))]), None);
-        let zone = zone.with([(&key, Some((&headless, vec![&one])))]).unwrap();
-        let moved = zone.with([(&key, Some((&headless, vec![&two])))]).unwrap();
-        let want = [Ipv4Addr::new(10, 244, 0, 3)];
-        assert_eq!(moved.lookup("web.default.svc.cluster.local"), Lookup::Addresses(&want));
-        assert_eq!(moved.with([(&key, None)]), Some(Zone::empty("cluster.local")));
-        assert_eq!(Zone::empty("cluster.local").with([(&key, None)]), None);
-    }
-}
+pub(super) mod tests;

@@ -1,8 +1,7 @@
 //! Services and slices into the kernel and the DNS zone.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
-use arc_swap::ArcSwap;
 use minisvc_proto::{
     client::{Client, Informer, InformerEvent, ListParams},
     path::Target,
@@ -20,7 +19,7 @@ use super::{
 };
 use crate::{
     dataplane::Handle,
-    dns::Zone,
+    dns::SharedZone,
     plan::{ServiceKey, ServicePlan, Viewpoint, plan_service},
 };
 
@@ -34,7 +33,7 @@ pub struct Outputs {
     /// The kernel.
     pub dataplane: Handle,
     /// The names.
-    pub zone: Arc<ArcSwap<Zone>>,
+    pub zone: SharedZone,
     /// The nodePorts on loopback addresses.
     pub doors: Doors,
     /// The ports of load balancers on this node's addresses.
@@ -139,9 +138,9 @@ async fn program(
         outputs.doors.put(key, found.map(|(service, _, plan)| (*service, plan)));
         outputs.health_checks.put(key, found.map(|(service, slices, _)| (*service, &slices[..])));
     }
-    let zone = outputs.zone.load();
-    if let Some(new) = zone.with(keys.iter().map(|key| (key, world.service(key)))) {
-        outputs.zone.store(Arc::new(new));
+    for key in keys {
+        let found = world.service(key);
+        outputs.zone.put(key, found.as_ref().map(|(service, slices)| (*service, slices.as_slice())));
     }
     Ok(())
 }

@@ -1,21 +1,20 @@
 use std::net::Ipv4Addr;
 
 use hickory_proto::{
-    op::{Edns, Message, MessageType, OpCode, Query},
+    op::{Edns, Message, MessageType, OpCode, Query, ResponseCode},
     rr::{Name, RData, Record, RecordType, rdata::A},
 };
-use k8s_openapi::api::core::v1::Service;
 use serde_json::json;
 
-use super::*;
-use crate::plan::ServiceKey;
+use super::{
+    super::zone::tests::{empty, put},
+    *,
+};
 
 const ABROAD: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 80);
 
-fn zone(ip: &str) -> Arc<Zone> {
-    let service: Service = serde_json::from_value(json!({"spec": {"clusterIP": ip}})).unwrap();
-    let key = ServiceKey { namespace: "default".into(), name: "web".into() };
-    Arc::new(Zone::empty("cluster.local").with([(&key, Some((&service, vec![])))]).unwrap())
+fn set(zone: &SharedZone, ip: &str) {
+    put(zone, ("default", "web"), json!({"clusterIP": ip}), &[]);
 }
 
 fn loopback() -> SocketAddr {
@@ -23,10 +22,10 @@ fn loopback() -> SocketAddr {
 }
 
 /// A server on loopback; it ends when the guard is dropped.
-async fn server(upstreams: Vec<SocketAddr>) -> (SocketAddr, Arc<ArcSwap<Zone>>, tokio_util::sync::DropGuard) {
+async fn server(upstreams: Vec<SocketAddr>) -> (SocketAddr, SharedZone, tokio_util::sync::DropGuard) {
     let listeners = Listeners::bind(&[loopback()]).await.unwrap();
     let address = listeners.addresses().unwrap()[0];
-    let (zone, stop) = (Arc::new(ArcSwap::new(zone("10.96.0.7"))), CancellationToken::new());
+    let (zone, stop) = (empty(), CancellationToken::new());
     tokio::spawn(listeners.serve(zone.clone(), upstreams, stop.clone()));
     (address, zone, stop.drop_guard())
 }
@@ -116,11 +115,11 @@ async fn resolver(mood: Mood) -> SocketAddr {
 
 #[tokio::test]
 async fn the_newest_zone_answers_over_udp_and_tcp() {
-    let (address, zone_now, _stop) = server(Vec::new()).await;
+    let (address, zone, _stop) = server(Vec::new()).await;
     let web = question("web.default.svc.cluster.local.");
     let mut stream = TcpStream::connect(address).await.unwrap();
     for ip in ["10.96.0.7", "10.96.0.8"] {
-        zone_now.store(zone(ip));
+        set(&zone, ip);
         let want: [Ipv4Addr; 1] = [ip.parse().unwrap()];
         assert_eq!(addresses(&over_udp(address, &web).await), want);
         // Many questions on one connection.
