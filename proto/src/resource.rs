@@ -111,6 +111,8 @@ resources! {
     SERVICES = "" "v1" "Service" "services" "service" short ["svc"] categories ["all"] Namespaced subresources ["status"];
     /// Events.
     EVENTS = "" "v1" "Event" "events" "event" short ["ev"] categories [] Namespaced subresources [];
+    /// Endpoints: the older form of EndpointSlices.
+    ENDPOINTS = "" "v1" "Endpoints" "endpoints" "endpoints" short ["ep"] categories [] Namespaced subresources [];
     /// EndpointSlices.
     ENDPOINT_SLICES = "discovery.k8s.io" "v1" "EndpointSlice" "endpointslices" "endpointslice" short [] categories [] Namespaced subresources [];
     /// Deployments.

@@ -8,11 +8,13 @@ pub mod action;
 mod bootstrap;
 pub mod claim;
 pub mod deployment;
+pub mod endpoints;
 pub mod endpointslice;
 pub mod events;
 pub mod gc;
 mod index;
 mod lifecycle;
+pub mod mirroring;
 pub mod nodes;
 mod picture;
 pub mod pod;
@@ -20,6 +22,7 @@ mod programmed;
 mod queue;
 mod reconcile;
 pub mod replicaset;
+pub mod slices;
 mod tokens;
 mod world;
 
@@ -114,6 +117,11 @@ fn start_listening(
         "endpointslice controller",
         |q| &q.services,
         |w, k| async move { reconcile::service(&w, k).await },
+    );
+    spawn.controller(
+        "endpoints controller",
+        |q| &q.endpoints,
+        |w, k| async move { reconcile::endpoints(&w, k).await },
     );
     spawn.controller(
         "deployment controller",

@@ -7,6 +7,7 @@
 mod binding;
 pub mod columns;
 pub mod deletion;
+mod endpoints;
 mod field;
 pub mod join;
 pub mod join_token;
@@ -35,6 +36,7 @@ use serde_json::Value;
 pub use self::{
     deletion::{DeleteOptions, Propagation},
     reserved::with_reservations,
+    slice::special_address,
 };
 
 use crate::{

@@ -5,11 +5,14 @@ use std::net::SocketAddr;
 use minisvc_proto::{
     ApiError, Object, ObjectKey, Resource,
     path::Target,
-    resource::{ENDPOINT_SLICES, NAMESPACES, SERVICES},
+    resource::{ENDPOINT_SLICES, ENDPOINTS, NAMESPACES, SERVICES},
 };
 use serde_json::json;
 
-use super::endpointslice::{MANAGED_BY, SERVICE_NAME};
+use super::{
+    mirroring,
+    slices::{MANAGED_BY, SERVICE_NAME},
+};
 use crate::registry::{Part, Registry, WriteOptions};
 
 const NAMESPACE: &str = "default";
@@ -44,7 +47,14 @@ pub async fn bootstrap(registry: &Registry, advertise: SocketAddr) -> Result<(),
     let own = advertise.ip().is_loopback() || advertise.ip().is_unspecified();
     slice.0.insert("endpoints".into(), if own { json!([]) } else { json!([endpoint]) });
     slice.0.insert("ports".into(), json!([port(advertise.port())]));
-    ensure(registry, &ENDPOINT_SLICES, slice).await
+    ensure(registry, &ENDPOINT_SLICES, slice).await?;
+
+    let mut endpoints = Object::new(&ENDPOINTS, Some(NAMESPACE), NAME);
+    endpoints.metadata_mut().insert("labels".into(), json!({mirroring::SKIP: "true"}));
+    let subset =
+        json!({"addresses": [{"ip": advertise.ip().to_string()}], "ports": [port(advertise.port())]});
+    endpoints.0.insert("subsets".into(), if own { json!([]) } else { json!([subset]) });
+    ensure(registry, &ENDPOINTS, endpoints).await
 }
 
 /// Creates the object, or gives the one that is there the wanted content.
@@ -59,7 +69,7 @@ async fn ensure(registry: &Registry, resource: &'static Resource, wanted: Object
         return registry.create(&target, wanted, WriteOptions::default()).await.map(drop);
     }
     let change = |object: &mut Object| {
-        for field in ["endpoints", "ports"] {
+        for field in ["endpoints", "ports", "subsets"] {
             if let Some(value) = wanted.0.get(field) {
                 object.0.insert(field.into(), value.clone());
             }

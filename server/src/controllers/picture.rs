@@ -14,9 +14,9 @@ use serde_json::Value;
 
 use super::{
     claim,
-    endpointslice::SERVICE_NAME,
     index::{LabelIndex, SelectorIndex},
     pod,
+    slices::SERVICE_NAME,
 };
 
 /// One object's step from one state to the next.

@@ -1,12 +1,12 @@
 //! Facts about a pod that several controllers read.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{net::IpAddr, time::Duration};
 
 use jiff::Timestamp;
 use minisvc_proto::Object;
 use serde_json::Value;
 
-use crate::conditions;
+use crate::{alloc::Family, conditions, registry::special_address};
 
 /// Its condition `Ready` is `True`.
 pub fn is_ready(pod: &Object) -> bool {
@@ -40,11 +40,13 @@ pub fn node(pod: &Object) -> Option<&str> {
     pod.str_at("/spec/nodeName").filter(|n| !n.is_empty())
 }
 
-/// Its address, if it is one that a slice may hold: a node that writes rubbish must not keep the endpoints of other nodes out.
-pub fn ip(pod: &Object) -> Option<&str> {
-    let usable =
-        |ip: Ipv4Addr| !(ip.is_unspecified() || ip.is_loopback() || ip.is_link_local() || ip.is_multicast());
-    pod.str_at("/status/podIP").filter(|text| text.parse().is_ok_and(usable))
+/// Its address of a family, if it is one that a slice may hold: a node that writes rubbish must not keep the endpoints of other
+/// nodes out.
+pub fn address(pod: &Object, family: Family) -> Option<&str> {
+    let list = pod.pointer("/status/podIPs").and_then(Value::as_array);
+    let list = list.into_iter().flatten().filter_map(|entry| entry.get("ip")?.as_str());
+    let usable = |ip: IpAddr| Family::of(ip) == family && special_address(ip).is_none();
+    pod.str_at("/status/podIP").into_iter().chain(list).find(|text| text.parse().is_ok_and(usable))
 }
 
 /// The number of the container port with this name and protocol.

@@ -15,12 +15,12 @@ use serde_json::{Value, json};
 use super::{
     action::{Action, Plan},
     claim::{claim, remove_owner},
-    deployment, endpointslice,
+    deployment, endpoints, endpointslice,
     events::Severity,
-    pod,
+    mirroring, pod,
     programmed::{self, Standing},
     queue::Outcome,
-    replicaset,
+    replicaset, slices,
     world::World,
 };
 use crate::{
@@ -55,10 +55,36 @@ pub async fn service(world: &World, key: ObjectKey) -> Reconciled {
     let actions = match &service {
         Some(service) => endpointslice::reconcile(service, &pods, &slices, zone),
         // What we made for it goes with it.
-        None => {
-            slices.iter().filter(|s| endpointslice::is_ours(s)).filter_map(|s| Action::delete(s)).collect()
-        }
+        None => slices::remove(&slices, endpointslice::MANAGER),
     };
+    world.carry_out(actions).await
+}
+
+/// The Endpoints of a service with a selector; the mirrored slices of one without.
+pub async fn endpoints(world: &World, key: ObjectKey) -> Reconciled {
+    let (service, ended, pods, own, slices) = {
+        let mut sight = world.sight();
+        let ended = sight.ended_services.remove(&key);
+        let picture = &sight.picture;
+        let service = picture.get(&key).cloned();
+        let pods = service.as_ref().map(|s| picture.pods_of(s)).unwrap_or_default();
+        (service, ended, pods, picture.get(&endpoints::key(&key)).cloned(), picture.slices_of(&key))
+    };
+    let own = own.as_deref();
+    let mirrored = mirroring::reconcile(service.as_deref(), own, &slices);
+    if let Some(own) = own.filter(|_| !mirrored.actions.is_empty()) {
+        for (count, reason, message) in mirrored.complaints() {
+            world.recorder.tell(own, Severity::Warning, reason, format!("{count} {message}"));
+        }
+    }
+    let mut actions = mirrored.actions;
+    actions.extend(match &service {
+        Some(service) => endpoints::reconcile(service, &pods, own),
+        // Those that a user made go with the service that they were made for, as they do elsewhere, but do not wait for it.
+        None => own
+            .filter(|e| endpoints::is_ours(e) || (ended && !mirroring::is_lock(e)))
+            .and_then(Action::delete),
+    });
     world.carry_out(actions).await
 }
 

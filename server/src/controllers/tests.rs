@@ -1,12 +1,13 @@
 //! The controllers at work, over a store in memory and with nodes that run their pods by writing that they run.
 
 mod cluster;
+mod mirroring;
 
 use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use minisvc_proto::Object;
 use minisvc_proto::resource::{
-    DEPLOYMENTS, ENDPOINT_SLICES, EVENTS, NAMESPACES, NODES, PODS, REPLICA_SETS, SERVICES,
+    DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, EVENTS, NAMESPACES, NODES, PODS, REPLICA_SETS, SERVICES,
 };
 
 use self::cluster::Cluster;
@@ -51,7 +52,8 @@ async fn a_deployment_becomes_pods_spread_over_the_nodes_and_endpoints_that_ever
 
     cluster.delete(&SERVICES, "web", DeleteOptions::default()).await;
     cluster.until(&ENDPOINT_SLICES, |all| all.iter().all(|s| s.name() == "kubernetes")).await;
-    assert_eq!(cluster.stop().await.len(), 14, "every task ends at shutdown");
+    cluster.until(&ENDPOINTS, |all| all.iter().all(|e| e.name() == "kubernetes")).await;
+    assert_eq!(cluster.stop().await.len(), 15, "every task ends at shutdown");
 }
 
 #[tokio::test]
@@ -306,6 +308,19 @@ async fn play(steps: Vec<Step>) {
         service == "kubernetes" || services.contains(service)
     };
     cluster.until(&ENDPOINT_SLICES, |all| all.iter().all(slices)).await;
+    let ready = |e: &Object| {
+        let subsets = e.pointer("/subsets").and_then(serde_json::Value::as_array).into_iter().flatten();
+        subsets.filter_map(|s| s["addresses"].as_array()).map(Vec::len).sum::<usize>()
+    };
+    cluster
+        .until(&ENDPOINTS, |all| {
+            let own = || all.iter().filter(|e| e.name() != "kubernetes");
+            own().count() == services.len()
+                && own().all(|e| {
+                    services.contains(e.name()) && ready(e) == wished.get(e.name()).copied().unwrap_or(0)
+                })
+        })
+        .await;
     cluster.until(&REPLICA_SETS, |all| all.len() == wished.len()).await;
     cluster.until(&SERVICES, |all| all.iter().all(|s| conditions::is_true(s, "Programmed"))).await;
     cluster.stop().await;

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use minisvc_proto::{
     ApiError, ObjectKey, Revision,
-    resource::{DEPLOYMENTS, ENDPOINT_SLICES, NAMESPACES, NODES, PODS, REPLICA_SETS, SERVICES},
+    resource::{DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, NAMESPACES, NODES, PODS, REPLICA_SETS, SERVICES},
     watch::EventType,
 };
 use tokio::sync::watch;
@@ -12,10 +12,12 @@ use tokio::sync::watch;
 use super::{
     action::Action,
     events::Recorder,
+    mirroring,
     picture::{Changed, Picture, service_of},
     pod,
     programmed::Tracker,
     queue::{Outcome, Queue},
+    slices,
 };
 use crate::{
     cache::Item,
@@ -33,6 +35,8 @@ pub struct Sight {
     pub loads: Loads,
     /// Pods that no node took.
     pub unplaced: std::collections::BTreeSet<ObjectKey>,
+    /// Services that were there and are gone: their Endpoints go with them.
+    pub ended_services: std::collections::BTreeSet<ObjectKey>,
     /// How far each service has come.
     pub tracker: Tracker,
 }
@@ -42,6 +46,8 @@ pub struct Sight {
 pub struct Queues {
     /// Services whose slices may be out of line.
     pub services: Queue<ObjectKey>,
+    /// Services whose Endpoints, or the slices that mirror them, may be out of line.
+    pub endpoints: Queue<ObjectKey>,
     /// Deployments.
     pub deployments: Queue<ObjectKey>,
     /// ReplicaSets.
@@ -161,10 +167,22 @@ impl World {
                 let last = slices.iter().filter_map(|s| s.revision()).max();
                 sight.tracker.slices_changed(key, last.unwrap_or_default());
             }
+            if changed.new.is_some() {
+                sight.ended_services.remove(key);
+            } else {
+                sight.ended_services.insert(key.clone());
+            }
             self.queues.services.add(key.clone());
+            self.queues.endpoints.add(key.clone());
             self.queues.programmed.add(key.clone());
+        } else if key.resource == &ENDPOINTS {
+            self.queues.endpoints.add(ObjectKey { resource: &SERVICES, ..key.clone() });
         } else if key.resource == &ENDPOINT_SLICES {
+            let mirrored = states(changed).any(|s| slices::is_made_by(s, mirroring::MANAGER));
             for service in states(changed).filter_map(service_of) {
+                if mirrored {
+                    self.queues.endpoints.add(service.clone());
+                }
                 sight.tracker.slices_changed(&service, changed.revision);
                 self.queues.programmed.add(service.clone());
                 self.queues.services.add(service);
@@ -193,7 +211,8 @@ impl World {
         let key = &changed.key;
         for state in states(changed) {
             for service in sight.picture.services_of(key, &state.labels()) {
-                self.queues.services.add(service);
+                self.queues.services.add(service.clone());
+                self.queues.endpoints.add(service);
             }
         }
         Self::route_to_owner(sight, changed, &self.queues.replica_sets);

@@ -211,6 +211,8 @@ mod tests {
             (Verb::List, "/api/v1/nodes", true),
             (Verb::Get, "/api/v1/nodes/n2", true),
             (Verb::List, "/apis/discovery.k8s.io/v1/endpointslices", true),
+            (Verb::List, "/api/v1/endpoints", false),
+            (Verb::Create, "/apis/discovery.k8s.io/v1/namespaces/a/endpointslices/b", false),
             (Verb::Get, "/apis/apps/v1/namespaces/a/deployments/b", false),
             (Verb::List, "/apis/apps/v1/replicasets", false),
             (Verb::List, "/api/v1/namespaces", false),

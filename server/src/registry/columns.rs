@@ -43,6 +43,7 @@ fn printer(resource: &Resource) -> Printer {
         "JoinToken" => cluster::JOIN_TOKEN,
         "NodeCredential" => cluster::NODE_CREDENTIAL,
         "EndpointSlice" => network::ENDPOINT_SLICE,
+        "Endpoints" => network::ENDPOINTS,
         _ => PLAIN,
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use minisvc_proto::{
     ApiError, Object, ObjectKey,
-    resource::{ENDPOINT_SLICES, NAMESPACES, SERVICES},
+    resource::{ENDPOINT_SLICES, ENDPOINTS, NAMESPACES, SERVICES},
 };
 use serde_json::{Value, json};
 
@@ -99,7 +99,7 @@ impl Registry {
 fn is_protected(key: &ObjectKey) -> bool {
     let api_server = key.namespace.as_deref() == Some("default") && key.name == "kubernetes";
     (key.resource == &NAMESPACES && key.name == "default")
-        || (api_server && (key.resource == &SERVICES || key.resource == &ENDPOINT_SLICES))
+        || (api_server && [&SERVICES, &ENDPOINT_SLICES, &ENDPOINTS].contains(&key.resource))
 }
 
 fn check_preconditions(key: &ObjectKey, old: &Object, options: &DeleteOptions) -> Result<(), ApiError> {

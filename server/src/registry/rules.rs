@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::{
     apps::v1::{Deployment, ReplicaSet},
-    core::v1::{Event, Namespace, Node, Pod, Service},
+    core::v1::{Endpoints, Event, Namespace, Node, Pod, Service},
     discovery::v1::EndpointSlice,
 };
 use minisvc_proto::{ApiError, Cause, Object, ObjectKey, Revision, path::Target};
@@ -12,8 +12,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::{
-    Part, Ranges, field::Field, is_unset, join_token, meta, namespace, node_credential, nodes, pod, service,
-    slice, workload,
+    Part, Ranges, endpoints, field::Field, is_unset, join_token, meta, namespace, node_credential, nodes,
+    pod, service, slice, workload,
 };
 
 /// Makes the object fit the collection that it is sent to: kind, namespace and a name (given, or made from generateName). Answers
@@ -159,6 +159,7 @@ pub fn prepare(old: Option<&Object>, new: &mut Object, ranges: &Ranges) {
         }
         ("Deployment" | "ReplicaSet", _) => workload::set_defaults(new),
         ("EndpointSlice", _) => slice::set_defaults(new),
+        ("Endpoints", _) => endpoints::set_defaults(new),
         ("Namespace", old) => namespace::set_defaults(new, old.is_none()),
         ("JoinToken", Some(old)) => join_token::inherit(old, new),
         _ => {}
@@ -178,6 +179,7 @@ pub fn validate(old: Option<&Object>, new: &Object, ranges: &Ranges) -> Vec<Caus
         "Pod" => pod::validate(old, new),
         "Deployment" | "ReplicaSet" => workload::validate(old, new),
         "EndpointSlice" => slice::validate(old, new),
+        "Endpoints" => endpoints::validate(new),
         "Event" => event_namespace(new).into_iter().collect(),
         "JoinToken" => join_token::validate(old, new),
         "NodeCredential" => node_credential::validate(new),
@@ -218,6 +220,7 @@ pub fn wrong_type(object: &Object) -> Option<Cause> {
         "Namespace" => check::<Namespace>(object),
         "Event" => check::<Event>(object),
         "EndpointSlice" => check::<EndpointSlice>(object),
+        "Endpoints" => check::<Endpoints>(object),
         "Deployment" => check::<Deployment>(object),
         "ReplicaSet" => check::<ReplicaSet>(object),
         _ => None,

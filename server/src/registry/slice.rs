@@ -87,7 +87,6 @@ fn limit(list: &Field<'_>, most: usize, faults: &mut Vec<Cause>) {
     }
 }
 
-/// `ValidateEndpointIP`: an address that no packet can be sent to, or that means something else on each node.
 fn address_fault(address: &Field<'_>, family: &str) -> Option<Cause> {
     if family == "FQDN" {
         return check_dns_subdomain(address.text()).err().map(|rule| address.invalid(rule.0));
@@ -99,22 +98,27 @@ fn address_fault(address: &Field<'_>, family: &str) -> Option<Cause> {
     }) else {
         return Some(address.invalid(&format!("must be a valid {family} address")));
     };
+    special_address(ip).map(|why| address.invalid(why))
+}
+
+/// Why an address cannot be that of an endpoint: no packet can be sent to it, or it means something else on each node.
+/// [`ValidateEndpointIP`, pkg/apis/core/validation]
+pub fn special_address(ip: IpAddr) -> Option<&'static str> {
     let link_local = match ip {
         IpAddr::V4(ip) => ip.is_link_local(),
         IpAddr::V6(ip) => ip.is_unicast_link_local(),
     };
-    let why = if ip.is_unspecified() {
-        "may not be unspecified (0.0.0.0 or ::)"
+    if ip.is_unspecified() {
+        Some("may not be unspecified (0.0.0.0 or ::)")
     } else if ip.is_loopback() {
-        "may not be in the loopback range (127.0.0.0/8, ::1/128)"
+        Some("may not be in the loopback range (127.0.0.0/8, ::1/128)")
     } else if link_local {
-        "may not be in the link-local range (169.254.0.0/16, fe80::/10)"
+        Some("may not be in the link-local range (169.254.0.0/16, fe80::/10)")
     } else if ip.is_multicast() {
-        "may not be in the multicast range (224.0.0.0/4, ff00::/8)"
+        Some("may not be in the multicast range (224.0.0.0/4, ff00::/8)")
     } else {
-        return None;
-    };
-    Some(address.invalid(why))
+        None
+    }
 }
 
 #[cfg(test)]

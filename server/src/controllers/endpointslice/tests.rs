@@ -1,20 +1,23 @@
+use std::collections::BTreeSet;
+
 use minisvc_proto::resource::{PODS, SERVICES};
 use proptest::prelude::*;
 
 use super::*;
+use crate::controllers::slices::{MANAGED_BY, MAX_ENDPOINTS, SERVICE_NAME};
 
-fn service(spec: Value) -> Object {
+pub fn service(spec: Value) -> Object {
     let mut s = Object::new(&SERVICES, Some("default"), "web");
     s.metadata_mut().insert("uid".into(), "s1".into());
     s.0.insert("spec".into(), spec);
     s
 }
 
-fn web() -> Object {
+pub fn web() -> Object {
     service(json!({"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": "http"}]}))
 }
 
-fn web_pod(name: &str, ready: bool, port: u16) -> Object {
+pub fn web_pod(name: &str, ready: bool, port: u16) -> Object {
     let mut p = Object::new(&PODS, Some("default"), name);
     p.metadata_mut().insert("uid".into(), format!("u-{name}").into());
     p.metadata_mut().insert("labels".into(), json!({"app": "web"}));
@@ -31,7 +34,7 @@ fn zone(node: &str) -> Option<&'static str> {
 }
 
 /// The slices after the actions were carried out.
-fn apply(slices: &[Arc<Object>], actions: Vec<Action>) -> Vec<Arc<Object>> {
+pub fn apply(slices: &[Arc<Object>], actions: Vec<Action>) -> Vec<Arc<Object>> {
     let mut all: BTreeMap<String, Arc<Object>> =
         slices.iter().map(|s| (s.name().to_owned(), Arc::clone(s))).collect();
     for action in actions {
@@ -45,7 +48,7 @@ fn apply(slices: &[Arc<Object>], actions: Vec<Action>) -> Vec<Arc<Object>> {
     all.into_values().collect()
 }
 
-fn converge(service: &Object, pods: &[Object], slices: &[Arc<Object>]) -> Vec<Arc<Object>> {
+pub fn converge(service: &Object, pods: &[Object], slices: &[Arc<Object>]) -> Vec<Arc<Object>> {
     let pods: Vec<_> = pods.iter().cloned().map(Arc::new).collect();
     let after = apply(slices, reconcile(service, &pods, slices, zone));
     assert_eq!(reconcile(service, &pods, &after, zone), Vec::new(), "a second run has nothing to do");
@@ -56,7 +59,8 @@ fn converge(service: &Object, pods: &[Object], slices: &[Arc<Object>]) -> Vec<Ar
 fn a_slice_says_what_its_pod_does() {
     let slices = converge(&web(), &[web_pod("a", true, 8080)], &[]);
     let [slice] = slices.as_slice() else { panic!("{slices:?}") };
-    assert_eq!(slice.labels()[SERVICE_NAME], "web");
+    assert_eq!((slice.label(SERVICE_NAME), slice.label(MANAGED_BY)), (Some("web"), Some(MANAGER)));
+    assert_eq!((slice.label(HEADLESS), slice.str_at("/addressType")), (None, Some("IPv4")));
     assert_eq!(slice.controller().unwrap().uid, "s1");
     assert_eq!(slice.pointer("/ports/0/port"), Some(&8080.into()));
     assert_eq!(slice.str_at("/endpoints/0/nodeName"), Some("n1"));
@@ -116,10 +120,75 @@ fn pods_that_ended_or_lack_the_port_are_left_out_and_other_numbers_stand_apart()
 }
 
 #[test]
-fn a_service_without_a_selector_keeps_hand_made_slices() {
-    let slices = converge(&web(), &[web_pod("a", true, 80)], &[]);
-    let bare = service(json!({"ports": [{"port": 80}]}));
-    assert_eq!(reconcile(&bare, &[], &slices, zone), Vec::new());
+fn what_follows_a_selector_goes_with_it_and_hand_made_slices_stay() {
+    let mut hand_made = Object::new(&minisvc_proto::resource::ENDPOINT_SLICES, Some("default"), "web-mine");
+    hand_made.metadata_mut().insert("labels".into(), json!({SERVICE_NAME: "web"}));
+    let mine = Arc::new(hand_made);
+    let slices = converge(&web(), &[web_pod("a", true, 80)], &[Arc::clone(&mine)]);
+    assert_eq!(slices.len(), 2);
+    for spec in [
+        json!({"ports": [{"port": 80}]}),
+        json!({"ports": [{"port": 80}], "selector": {}}),
+        json!({"type": "ExternalName", "externalName": "a.example", "selector": {"app": "web"}}),
+    ] {
+        assert_eq!(converge(&service(spec), &[web_pod("a", true, 80)], &slices), [Arc::clone(&mine)]);
+    }
+}
+
+#[test]
+fn a_headless_service_may_have_no_ports_and_its_pods_names() {
+    let headless =
+        |ports: Value| service(json!({"clusterIP": "None", "selector": {"app": "web"}, "ports": ports}));
+    let mut pods = [web_pod("a", true, 80), web_pod("b", true, 80), web_pod("c", true, 80)];
+    for (pod, subdomain) in pods.iter_mut().zip(["web", "other"]) {
+        pod.spec_mut().insert("hostname".into(), "me".into());
+        pod.spec_mut().insert("subdomain".into(), subdomain.into());
+    }
+    let slices = converge(&headless(json!([])), &pods, &[]);
+    assert_eq!((slices[0].label(HEADLESS), slices[0].pointer("/ports")), (Some(""), Some(&json!([]))));
+    let hosts: Vec<_> = (0..3).map(|i| slices[0].str_at(&format!("/endpoints/{i}/hostname"))).collect();
+    assert_eq!(hosts, [Some("me"), None, None]);
+    // With a port that a pod lacks, the pod has nothing to offer.
+    assert_eq!(converge(&headless(json!([{"port": 1, "targetPort": "gone"}])), &pods, &slices), []);
+}
+
+#[test]
+fn each_family_has_slices_of_its_own() {
+    let both = json!({"selector": {"app": "web"}, "ports": [{"port": 80}], "ipFamilies": ["IPv4", "IPv6"]});
+    let mut pods = [web_pod("a", true, 80), web_pod("b", true, 80), web_pod("c", true, 80)];
+    let ips = |list: &[&str]| -> Value { list.iter().map(|ip| json!({"ip": ip})).collect() };
+    pods[0].status_mut().insert("podIPs".into(), ips(&["10.244.0.2", "fd00::2"]));
+    // Rubbish in one family costs the other nothing.
+    pods[1].status_mut().insert("podIPs".into(), ips(&["10.244.0.3", "fe80::1"]));
+    let seen = |slices: &[Arc<Object>]| -> Vec<(String, usize)> {
+        let count = |s: &Object| s.pointer("/endpoints").and_then(Value::as_array).unwrap().len();
+        slices.iter().map(|s| (s.str_at("/addressType").unwrap().to_owned(), count(s))).collect()
+    };
+    let slices = converge(&service(both.clone()), &pods, &[]);
+    let mut sorted = seen(&slices);
+    sorted.sort();
+    assert_eq!(sorted, [("IPv4".into(), 3), ("IPv6".into(), 1)]);
+    let six = slices.iter().find(|s| s.str_at("/addressType") == Some("IPv6")).unwrap();
+    assert_eq!(six.str_at("/endpoints/0/addresses/0"), Some("fd00::2"));
+    let mut one = both;
+    one["ipFamilies"] = json!(["IPv4"]);
+    assert_eq!(seen(&converge(&service(one), &pods, &slices)), [("IPv4".into(), 3)]);
+}
+
+#[test]
+fn a_slice_is_full_at_a_hundred_and_a_change_touches_the_slice_that_has_it() {
+    let pods: Vec<_> = (0..201).map(|n| web_pod(&format!("p{n:03}"), true, 80)).collect();
+    let slices = converge(&web(), &pods, &[]);
+    let sizes = |slices: &[Arc<Object>]| -> Vec<usize> {
+        slices.iter().map(|s| s.pointer("/endpoints").and_then(Value::as_array).unwrap().len()).collect()
+    };
+    assert_eq!(sizes(&slices), [100, 100, 1]);
+    let mut changed = pods;
+    changed[150] = web_pod("p150", false, 80);
+    let changed: Vec<_> = changed.into_iter().map(Arc::new).collect();
+    let actions = reconcile(&web(), &changed, &slices, zone);
+    let [Action::Update(touched)] = actions.as_slice() else { panic!("{actions:?}") };
+    assert_eq!(touched.name(), slices[1].name());
 }
 
 #[test]

@@ -94,3 +94,28 @@ pub const ENDPOINT_SLICE: Printer = Printer {
         ]
     },
 };
+
+pub const ENDPOINTS: Printer = Printer {
+    columns: &[("Name", "string", 0), ("Endpoints", "string", 0), ("Age", "string", 0)],
+    cells: |o, now| vec![o.name().into(), addresses(o), age::of(o, now).into()],
+};
+
+/// `10.0.0.1:80,10.0.0.2:80 + 2 more...`: the ready ones.
+fn addresses(o: &Object) -> Value {
+    let mut all = Vec::new();
+    for subset in items(o, "/subsets") {
+        let list = |field: &str| subset[field].as_array().into_iter().flatten();
+        let ips: Vec<&str> = list("addresses").filter_map(|a| a["ip"].as_str()).collect();
+        if list("ports").next().is_none() {
+            all.extend(ips.iter().map(|ip| (*ip).to_owned()));
+        }
+        for port in list("ports").filter_map(|p| p["port"].as_u64()) {
+            all.extend(
+                ips.iter().map(|ip| {
+                    if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") }
+                }),
+            );
+        }
+    }
+    if all.is_empty() { NONE.into() } else { first_few(&all) }
+}

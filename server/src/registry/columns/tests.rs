@@ -102,6 +102,18 @@ fn services_and_slices_show_addresses_and_ports() {
     web-1 | IPv4 | 8080,named,* | 1.1.1.1,2.2.2.2,3.3.3.3 + 1 more... | 5m
     web-2 | IPv4 | <unset> | <unset> | 5m
     ");
+    let endpoints = |name: &str, subsets: Value| json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": meta(name), "subsets": subsets});
+    let ready = json!([{"ip": "1.1.1.1"}, {"ip": "fd00::1"}]);
+    insta::assert_snapshot!(show(&[
+        endpoints("web", json!([{"addresses": ready, "notReadyAddresses": [{"ip": "2.2.2.2"}], "ports": [{"port": 80}, {"port": 81}]}])),
+        endpoints("bare", json!([{"addresses": ready}])),
+        endpoints("none", json!(null)),
+    ]), @"
+    Name | Endpoints | Age
+    web | 1.1.1.1:80,[fd00::1]:80,1.1.1.1:81 + 1 more... | 5m
+    bare | 1.1.1.1,fd00::1 | 5m
+    none | <none> | 5m
+    ");
 }
 
 #[test]
