@@ -39,9 +39,7 @@ fn keeps_preference(old: &Object, new: &Object) -> bool {
 
 /// Fills what the user left out of the three fields. What contradicts itself stays as it is, for [`faults`] to name.
 pub fn settle(old: Option<&Object>, new: &mut Object, ranges: &Ranges) {
-    if old.is_none() {
-        one_address(new);
-    }
+    one_address(new);
     if !has_cluster_ip(new) || old.is_some_and(|old| keeps_preference(old, new)) {
         return;
     }

@@ -98,7 +98,6 @@ fn keep_allocated(old: &Object, new: &mut Object) {
 fn follow_the_edited_address(old: &Object, new: &mut Object) {
     if !same(old, new, "clusterIP") && same(old, new, "clusterIPs") {
         new.spec_mut().remove("clusterIPs");
-        one_address(new);
     }
 }
 

@@ -1,6 +1,7 @@
 mod families;
 mod faults;
 mod updates;
+mod walk;
 
 use std::collections::BTreeSet;
 
