@@ -26,6 +26,9 @@ mod families;
 #[path = "api/watches.rs"]
 mod watches;
 
+#[path = "api/services.rs"]
+mod services;
+
 #[path = "api/tables.rs"]
 mod tables;
 
