@@ -15,12 +15,19 @@ mod sysctl;
 mod tunnel;
 mod worker;
 
-use std::{collections::BTreeMap, fmt, net::Ipv4Addr, os::fd::OwnedFd, str::FromStr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::Ipv4Addr,
+    os::fd::OwnedFd,
+    str::FromStr,
+    sync::Arc,
+};
 
 use ipnet::Ipv4Net;
 use nix::errno::Errno;
 use sha2::{Digest, Sha256};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 pub use family6::{Family6, NodeRoute6, tunnel_address6};
 
@@ -37,6 +44,10 @@ pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 
 /// Commands that wait for the thread; more make callers wait.
 const QUEUE: usize = 64;
+/// Repairs that wait for a slow listener; older ones are lost to it.
+const REPAIRS: usize = 16;
+/// So many things are named where more are missing.
+const NAMED: usize = 5;
 
 /// What the node's network must know before the first pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -178,6 +189,12 @@ pub enum NetError {
 
 type Reply<T> = oneshot::Sender<Result<T, NetError>>;
 
+/// Whom the thread tells of what it finds.
+struct Tell {
+    ways: watch::Sender<Ways>,
+    repairs: broadcast::Sender<Repaired>,
+}
+
 enum Command {
     Attach(LinkName, Ipv4Addr, OwnedFd, Reply<()>),
     Detach(LinkName, Reply<()>),
@@ -185,11 +202,32 @@ enum Command {
     Routes(Vec<NodeRoute>, Reply<()>),
 }
 
+/// What somebody else took away, and is back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repaired {
+    /// Names of links, routes, neighbours and addresses, in order.
+    pub missing: BTreeSet<String>,
+}
+
+impl fmt::Display for Repaired {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("missing, and put back: ")?;
+        for (n, name) in self.missing.iter().take(NAMED).enumerate() {
+            write!(f, "{}{name}", if n == 0 { "" } else { ", " })?;
+        }
+        match self.missing.len().saturating_sub(NAMED) {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
+    }
+}
+
 /// Talks to the thread; it ends when the last handle is gone. Links and routes stay.
 #[derive(Clone, Debug)]
 pub struct Net {
     commands: mpsc::Sender<Command>,
     ways: watch::Receiver<Ways>,
+    repairs: broadcast::Sender<Repaired>,
 }
 
 impl Net {
@@ -199,13 +237,15 @@ impl Net {
         let (sender, commands) = mpsc::channel(QUEUE);
         let (started, result) = oneshot::channel();
         let (decided, ways) = watch::channel(Ways::default());
+        let (repairs, _) = broadcast::channel(REPAIRS);
+        let tell = Tell { ways: decided, repairs: repairs.clone() };
         // A new thread stands in the namespace of the thread that starts it.
         std::thread::Builder::new()
             .name("network".into())
-            .spawn(move || worker::run(config, commands, decided, started))
+            .spawn(move || worker::run(config, commands, tell, started))
             .map_err(|e| kernel::io("start", "the network's thread", &e))?;
         result.await.map_err(|_| NetError::Ended)??;
-        Ok(Net { commands: sender, ways })
+        Ok(Net { commands: sender, ways, repairs })
     }
 
     /// Connects a pod: a veth pair with `link` here and `eth0` with `ip` in `netns`, routes both ways. A link that is right
@@ -233,6 +273,11 @@ impl Net {
     /// How the nodes of the last [`Net::set_routes`] are reached, now and whenever the machine's own routes change that.
     pub fn ways(&self) -> watch::Receiver<Ways> {
         self.ways.clone()
+    }
+
+    /// What somebody else took away, once it is back, from now on.
+    pub fn repairs(&self) -> broadcast::Receiver<Repaired> {
+        self.repairs.subscribe()
     }
 
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, NetError> {

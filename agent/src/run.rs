@@ -40,7 +40,7 @@ use crate::{
         port_claims::{self, Claims},
         readiness::Readiness,
         registration::{Boot, RegisterError, register},
-        reporter, services,
+        repairs, reporter, services,
     },
 };
 
@@ -202,15 +202,17 @@ pub async fn run(
         }),
     ));
     let doors = Doors::default();
-    let node_ports = node_ports::run(
+    let node_ports =
+        node_ports::run(node_name.clone(), node_ip, doors.subscribe(), recorder.clone(), shutdown.clone());
+    parts.spawn(part("node ports", Box::pin(node_ports)));
+    let told = repairs::run(
         node_name.clone(),
-        node_ip,
-        doors.subscribe(),
-        dataplane.clone(),
+        dataplane.notices(),
+        net.repairs(),
         recorder.clone(),
         shutdown.clone(),
     );
-    parts.spawn(part("node ports", Box::pin(node_ports)));
+    parts.spawn(part("repairs", Box::pin(told)));
     let claims = Claims::default();
     let taken = port_claims::run(
         client.clone(),

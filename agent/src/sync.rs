@@ -10,6 +10,7 @@ pub mod pods;
 pub mod port_claims;
 pub mod readiness;
 pub mod registration;
+pub mod repairs;
 pub mod reporter;
 pub mod services;
 pub mod world;

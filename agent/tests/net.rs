@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::Context as _;
 use minisvc_agent::net::{LinkName, Net, NetConfig, NetError, NodeRoute};
 use minisvc_tests::{
     netns::{Lan, Namespace, index, isolated, netlink},
@@ -205,6 +206,71 @@ fn what_is_not_ours_stays_and_what_cannot_be_is_said() -> anyhow::Result<()> {
         assert!(after.contains("0003F40A"), "the route to node-3 is missing:\n{after}");
         let forwarding = node.enter(|| Ok(std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward")?))?;
         assert_eq!(forwarding.trim(), "1");
+        Ok(())
+    })
+}
+
+#[test]
+fn what_somebody_takes_away_is_back_and_is_named() -> anyhow::Result<()> {
+    isolated("what_somebody_takes_away_is_back_and_is_named", || {
+        let mut lan = Lan::new(LAN)?;
+        let nodes = [lan.machine("node-1", config(1).node_ip)?, lan.machine("node-2", config(2).node_ip)?];
+        let (net, far) = (
+            nodes[0].block_on(async || Ok(Net::start(config(1)).await?))?,
+            nodes[1].block_on(async || Ok(Net::start(config(2)).await?))?,
+        );
+        let route = |n: u8| NodeRoute {
+            name: format!("node-{n}"),
+            ip: config(n).node_ip,
+            pod_cidr: config(n).local_pod_cidr,
+            tunnels: false,
+            family6: None,
+        };
+        nodes[0].block_on(async || Ok(net.set_routes(vec![route(1), route(2)]).await?))?;
+        nodes[1].block_on(async || Ok(far.set_routes(vec![route(1), route(2)]).await?))?;
+        let pods: Vec<_> = ["a", "b", "c"].map(Namespace::new).into_iter().collect::<Result<_, _>>()?;
+        let ips = [pod_ip(1, 2), pod_ip(1, 3), pod_ip(2, 2)];
+        for (at, (pod, ip)) in [(0, (&pods[0], ips[0])), (0, (&pods[1], ips[1])), (1, (&pods[2], ips[2]))] {
+            attach(&nodes[at], if at == 0 { &net } else { &far }, pod, ip)?;
+        }
+        let _servers: Vec<_> = pods.iter().map(|p| Server::start(p, 8080)).collect::<Result<_, _>>()?;
+        let (link, ip) = (link_of(&pods[0]).to_string(), ips[0].to_string());
+        let (range, dns) = (config(1).service_cidr.to_string(), format!("{}/32", config(1).dns_ip));
+        let far_pods = config(2).local_pod_cidr.to_string();
+        // Somebody else's, which nobody may touch.
+        nodes[0].run("ip", &["route", "add", "203.0.113.0/24", "dev", "eth0", "metric", "7"])?;
+
+        let mut repairs = net.repairs();
+        let mut after = |at: &Namespace, command: &[&str], names: &[&str]| {
+            at.run("ip", command)?;
+            let told = nodes[0].block_on(async || {
+                let told = tokio::time::timeout(std::time::Duration::from_secs(20), repairs.recv()).await;
+                Ok(told.with_context(|| format!("nothing was told after ip {command:?}"))??)
+            })?;
+            for name in names {
+                anyhow::ensure!(told.to_string().contains(name), "{told} does not name {name}");
+            }
+            for other in [&pods[1], &pods[2]] {
+                let answer = other.enter(|| traffic::tcp((ips[0], 8080)))?;
+                anyhow::ensure!(answer.server == "a", "after ip {command:?}");
+            }
+            Ok(())
+        };
+        after(&nodes[0], &["link", "del", &link], &[&format!("link {link} of the pod {ip}")])?;
+        after(&pods[0], &["link", "del", "eth0"], &[&format!("link {link} of the pod {ip}")])?;
+        let neighbour = format!("neighbour {ip} on {link}");
+        after(&nodes[0], &["neigh", "del", &ip, "dev", &link], &[&neighbour])?;
+        after(&nodes[0], &["route", "del", &ip], &[&format!("route to {ip}/32")])?;
+        after(&nodes[0], &["route", "del", &far_pods], &[&format!("route to {far_pods}")])?;
+        after(&nodes[0], &["route", "del", &range], &[&format!("route to {range}")])?;
+        after(&nodes[0], &["addr", "del", &dns, "dev", "lo"], &[&format!("address {}", config(1).dns_ip)])?;
+        // The program `ip` sees what is back.
+        let neighbours = nodes[0].run("ip", &["neigh", "show", "dev", &link])?;
+        anyhow::ensure!(neighbours.contains(&ip) && neighbours.contains("PERMANENT"), "{neighbours}");
+        let routes = nodes[0].run("ip", &["route", "show"])?;
+        for wanted in [&ip, &far_pods, &range, "203.0.113.0/24"] {
+            anyhow::ensure!(routes.contains(wanted), "{wanted} is not in {routes}");
+        }
         Ok(())
     })
 }

@@ -75,7 +75,7 @@ impl Stage {
         connections_per_second(&self.topology.client, to, time)
     }
 
-    fn from_outside(&self, to: (Ipv4Addr, u16), time: Duration) -> anyhow::Result<f64> {
+    fn connections_in(&self, to: (Ipv4Addr, u16), time: Duration) -> anyhow::Result<f64> {
         connections_per_second(&self.topology.outside, to, time)
     }
 }
@@ -158,11 +158,11 @@ pub fn from_outside(effort: Effort) -> anyhow::Result<Vec<Figure>> {
     let measure = |(name, place, service, target)| {
         let direct = |time| {
             stage.topology.unload()?;
-            stage.from_outside((Topology::server(place), DIRECT_PORT), time)
+            stage.connections_in((Topology::server(place), DIRECT_PORT), time)
         };
         let through = |time| {
             stage.load(&[service], 1)?;
-            stage.from_outside((Topology::entry(), NODE_PORT + service - LOCAL_DOOR), time)
+            stage.connections_in((Topology::entry(), NODE_PORT + service - LOCAL_DOOR), time)
         };
         let rounds = alternate(effort, &direct, &through)?;
         Ok(ratio(name, target, ("direct", "nodePort"), rate, &rounds))

@@ -28,7 +28,7 @@ pub(super) fn pod_mac(ip: Ipv4Addr) -> [u8; 6] {
     [0x02, 0x6d, a, b, c, d]
 }
 
-/// Connects a pod; see [`super::Net::attach`].
+/// Connects a pod; see [`super::Net::attach`]. Returns the index of the link's host side.
 pub(super) async fn attach(
     netlink: &Netlink,
     mtu: u32,
@@ -36,7 +36,7 @@ pub(super) async fn attach(
     link: &LinkName,
     ip: Ipv4Addr,
     netns: BorrowedFd<'_>,
-) -> Result<(), NetError> {
+) -> Result<u32, NetError> {
     // A new pod has neither end: the first try is all it takes.
     if !create(netlink, mtu, link, ip, netns).await? {
         let here = netlink.link(link.as_str()).await?;
@@ -69,7 +69,8 @@ pub(super) async fn attach(
     neighbour(netlink, &here, ip, &pod_mac(ip)).await?;
     pod::inside(netns, link, async |netlink| pod::configure(netlink, mtu, ip).await)?;
     let way = Way::Link { link: here.index, source: node_ip };
-    routes::put(netlink, &Route { to: Ipv4Net::from(ip), way }).await
+    routes::put(netlink, &Route { to: Ipv4Net::from(ip), way }).await?;
+    Ok(here.index)
 }
 
 fn is_right(here: Option<&Link>, there: Option<&Link>, ip: Ipv4Addr) -> bool {

@@ -103,6 +103,19 @@ impl Tunnel {
         }
     }
 
+    /// What of it is not there any more, named for people.
+    pub(super) async fn lost(&self, netlink: &Netlink) -> Result<Vec<String>, NetError> {
+        if find(netlink).await?.is_none_or(|message| message.header.index != self.link) {
+            return Ok(vec![format!("link {TUNNEL}")]);
+        }
+        let mut now = Tunnel { link: self.link, neighbours: BTreeMap::new(), forwarding: BTreeMap::new() };
+        now.read(netlink).await?;
+        let neighbours = self.neighbours.iter().filter(|(ip, mac)| now.neighbours.get(ip) != Some(mac));
+        let entries = self.forwarding.iter().filter(|(mac, ip)| now.forwarding.get(*mac) != Some(ip));
+        let neighbours = neighbours.map(|(ip, _)| format!("neighbour {ip} on {TUNNEL}"));
+        Ok(neighbours.chain(entries.map(|(_, ip)| format!("the entry for node {ip} on {TUNNEL}"))).collect())
+    }
+
     async fn read(&mut self, netlink: &Netlink) -> Result<(), NetError> {
         for family in [AddressFamily::Inet, AddressFamily::Bridge] {
             let all = netlink.handle.neighbours().get().set_address_family(family).execute();

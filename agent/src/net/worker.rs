@@ -1,8 +1,14 @@
 //! The thread that owns the node's network.
 
+mod loss;
 mod nodes;
 
-use std::{collections::BTreeMap, net::Ipv4Addr, os::fd::AsFd, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    os::fd::{AsFd, OwnedFd},
+    time::Duration,
+};
 
 use futures::{StreamExt, TryStreamExt, channel::mpsc::UnboundedReceiver};
 use ipnet::Ipv4Net;
@@ -17,13 +23,13 @@ use rtnetlink::{
     sys::SocketAddr,
 };
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, oneshot},
     task::JoinHandle,
     time::Instant,
 };
 
 use super::{
-    Command, LinkName, NetConfig, NetError, NodeRoute, ROUTE_PROTOCOL, Ways,
+    Command, LinkName, NetConfig, NetError, NodeRoute, ROUTE_PROTOCOL, Tell,
     kernel::{Link, Netlink, Refused, block_on, errno},
     links,
     pod::host_address,
@@ -39,12 +45,12 @@ const LO: u32 = 1;
 pub(super) fn run(
     config: NetConfig,
     mut commands: mpsc::Receiver<Command>,
-    decided: watch::Sender<Ways>,
+    tell: Tell,
     started: oneshot::Sender<Result<(), NetError>>,
 ) {
     // The error is told through `started`.
     let _ = block_on(async {
-        let mut worker = match Worker::start(config, decided).await {
+        let mut worker = match Worker::start(config, tell).await {
             Ok(worker) => worker,
             Err(error) => {
                 let _ = started.send(Err(error.clone()));
@@ -146,17 +152,35 @@ struct Worker {
     node_link: Link,
     /// `None`: nobody has told yet; the routes of an earlier agent stay.
     nodes: Option<Vec<NodeRoute>>,
-    pods: BTreeMap<LinkName, Ipv4Addr>,
+    pods: BTreeMap<LinkName, Pod>,
     /// The ways to nodes' addresses, as they were when the kernel was asked last.
     known_ways: BTreeMap<Ipv4Addr, super::Way>,
     tunnel: Option<Tunnel>,
     /// The tunnel is known to be as `tunnel` says, absent included.
     tunnel_is_known: bool,
-    decided: watch::Sender<Ways>,
+    /// The routes to other nodes' pods as they were set last.
+    routed: BTreeMap<Ipv4Net, Route>,
+    /// What is missing and not back yet.
+    missing: BTreeSet<String>,
+    tell: Tell,
+}
+
+/// A pod that was attached.
+struct Pod {
+    ip: Ipv4Addr,
+    /// Index of the host side of its link.
+    link: u32,
+    /// To attach it again if somebody takes its link away.
+    netns: OwnedFd,
+}
+
+fn is_same(a: &OwnedFd, b: &OwnedFd) -> bool {
+    let id = |fd: &OwnedFd| nix::sys::stat::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
+    id(a).is_ok_and(|a| id(b) == Ok(a))
 }
 
 impl Worker {
-    async fn start(config: NetConfig, decided: watch::Sender<Ways>) -> Result<Self, NetError> {
+    async fn start(config: NetConfig, tell: Tell) -> Result<Self, NetError> {
         sysctl::forwarding_on()?;
         sysctl::reserve_ports(config.node_port_range);
         let netlink = Netlink::open()?;
@@ -192,7 +216,9 @@ impl Worker {
             known_ways: BTreeMap::new(),
             tunnel: None,
             tunnel_is_known: false,
-            decided,
+            routed: BTreeMap::new(),
+            missing: BTreeSet::new(),
+            tell,
         };
 
         let lo = LinkUnspec::new_with_index(LO).up().build();
@@ -226,12 +252,13 @@ impl Worker {
         Ok(worker)
     }
 
-    async fn dns_address(&self) -> Result<(), NetError> {
+    /// Whether it was missing.
+    async fn dns_address(&self) -> Result<bool, NetError> {
         let mut add = self.netlink.handle.address().add(LO, self.config.dns_ip.into(), 32);
         *add.message_mut() = host_address(LO, self.config.dns_ip);
         match add.execute().await {
-            Err(error) if errno(&error) == Errno::EEXIST => Ok(()),
-            other => other.refused("give lo the DNS address", self.config.dns_ip),
+            Err(error) if errno(&error) == Errno::EEXIST => Ok(false),
+            other => other.refused("give lo the DNS address", self.config.dns_ip).map(|()| true),
         }
     }
 
@@ -250,9 +277,11 @@ impl Worker {
             Command::Attach(link, ip, netns, reply) => {
                 let (mtu, node_ip) = (self.node_link.mtu, self.config.node_ip);
                 let result = links::attach(&self.netlink, mtu, node_ip, &link, ip, netns.as_fd()).await;
-                if result.is_ok() {
-                    self.pods.insert(link, ip);
-                }
+                let result = result.map(|index| {
+                    // A network has one link: another pod that was thought to have it has lost it.
+                    self.pods.retain(|_, other| !is_same(&other.netns, &netns));
+                    self.pods.insert(link, Pod { ip, link: index, netns });
+                });
                 let _ = reply.send(result);
             }
             Command::Detach(link, reply) => {
@@ -278,13 +307,20 @@ impl Worker {
         };
         let tunnel = self.tunnel.as_ref().map(|tunnel| tunnel.link);
         let ours = |protocol| u8::from(protocol) == ROUTE_PROTOCOL;
+        let is_pods = |index| self.pods.values().any(|pod| pod.link == index);
         let (broken, moved) = match message {
             RouteNetlinkMessage::NewLink(link) => {
                 let index = link.header.index;
                 (index == self.node_link.index || Some(index) == tunnel, false)
             }
-            RouteNetlinkMessage::DelLink(link) => (Some(link.header.index) == tunnel, false),
-            RouteNetlinkMessage::DelNeighbour(entry) => (Some(entry.header.ifindex) == tunnel, false),
+            RouteNetlinkMessage::DelLink(link) => {
+                let index = link.header.index;
+                (Some(index) == tunnel || is_pods(index), false)
+            }
+            RouteNetlinkMessage::DelNeighbour(entry) => {
+                let index = entry.header.ifindex;
+                (Some(index) == tunnel || is_pods(index), false)
+            }
             RouteNetlinkMessage::DelAddress(_) => (true, false),
             RouteNetlinkMessage::NewRoute(route) => (false, !ours(route.header.protocol)),
             RouteNetlinkMessage::DelRoute(route) => {
@@ -304,25 +340,5 @@ impl Worker {
                 if self.known_ways == before { Ok(()) } else { self.set_routes().await }
             }
         }
-    }
-
-    /// Puts back what somebody else has taken away; a link that goes down takes its routes along.
-    async fn restore(&mut self) -> Result<(), NetError> {
-        self.dns_address().await?;
-        if let Some(link) = self.netlink.link(&self.node_link.name).await? {
-            self.node_link = link;
-        }
-        self.tunnel_is_known = false;
-        let mut result = self.ask_ways(true).await;
-        for route in self.own_routes() {
-            result = result.and(routes::put(&self.netlink, &route).await);
-        }
-        for (link, ip) in &self.pods {
-            if let Some(found) = self.netlink.link(link.as_str()).await? {
-                let way = Way::Link { link: found.index, source: self.config.node_ip };
-                result = result.and(routes::put(&self.netlink, &Route { to: Ipv4Net::from(*ip), way }).await);
-            }
-        }
-        result.and(self.set_routes().await)
     }
 }

@@ -1,19 +1,15 @@
-//! The nodePorts of all services on this node's loopback addresses, and what users are told of the dataplane.
+//! The nodePorts of all services on this node's loopback addresses.
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use k8s_openapi::api::core::v1::Service;
-use minisvc_proto::{
-    NodeName, Object,
-    resource::{NODES, SERVICES},
-};
+use minisvc_proto::{NodeName, Object, resource::SERVICES};
 use serde_json::Value;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::events::{Recorder, Severity};
 use crate::{
-    dataplane::{Handle, Notice},
     plan::{ServiceKey, ServicePlan},
     relay::{DoorKey, Taken, keep_node_ports},
 };
@@ -74,33 +70,15 @@ pub async fn run(
     node: NodeName,
     node_ip: Ipv4Addr,
     wanted: watch::Receiver<BTreeMap<DoorKey, Owner>>,
-    dataplane: Handle,
     recorder: Recorder,
     shutdown: CancellationToken,
 ) {
     let (taken, mut words) = mpsc::channel(WORDS);
-    let mut notices = dataplane.notices();
-    let node_object = Object::new(&NODES, None, node.as_str());
     let tell = async {
-        loop {
-            tokio::select! {
-                Some(word) = words.recv() => {
-                    let (service, message) = taken_word(&node, &word);
-                    tracing::warn!("{message}");
-                    recorder.event(&service, Severity::Warning, "PortTaken", message);
-                }
-                notice = notices.recv() => match notice {
-                    Ok(notice) => {
-                        let reason = match &notice {
-                            Notice::Repaired(_) => "RulesRepaired",
-                            Notice::Failing(_) => "RulesFailing",
-                        };
-                        recorder.event(&node_object, Severity::Warning, reason, notice.to_string());
-                    }
-                    Err(broadcast::error::RecvError::Lagged(_)) => {}
-                    Err(broadcast::error::RecvError::Closed) => return,
-                },
-            }
+        while let Some(word) = words.recv().await {
+            let (service, message) = taken_word(&node, &word);
+            tracing::warn!("{message}");
+            recorder.event(&service, Severity::Warning, "PortTaken", message);
         }
     };
     tokio::select! {

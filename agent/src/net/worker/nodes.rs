@@ -105,6 +105,7 @@ impl Worker {
             ways.insert(node.name.clone(), told);
             wanted.insert(to, Route { to, way });
         }
+        self.routed.clone_from(&wanted);
         for found in routes::list(&self.netlink).await? {
             if found.protocol != ROUTE_PROTOCOL || found.to == self.config.local_pod_cidr.trunc() {
                 continue;
@@ -130,7 +131,7 @@ impl Worker {
             result = result.and(routes::put(&self.netlink, route).await);
         }
         result = result.and(self.trim_tunnel().await);
-        self.decided.send_if_modified(|told| {
+        self.tell.ways.send_if_modified(|told| {
             let is_new = **told != ways;
             if is_new {
                 let lost = ways.values().filter(|way| **way == PeerWay::Unreachable).count();
