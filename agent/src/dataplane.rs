@@ -15,9 +15,11 @@ use tokio::sync::{broadcast, oneshot, watch};
 pub use crate::net::NodeRoute;
 use crate::{
     conntrack::{Conntrack, Desired},
-    net::{Family6, tunnel_address},
-    nft::{Nft, NftError, Settled, Static},
-    plan::{Elements, Key, Ruleset, ServiceKey, ServicePlan, UdpAddress, Value},
+    net::{Family6, tunnel_address, tunnel_address6},
+    nft::{Change, Nft, NftError, Settled, Static},
+    plan::{
+        Changes, Elements, Families, Family, Key, Ruleset, ServiceKey, ServicePlan, UdpAddress, Value, diff,
+    },
 };
 
 /// What the dataplane must know before the first service.
@@ -54,10 +56,10 @@ impl std::fmt::Display for Notice {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Notice::Repaired(Settled::Corrected(n)) => {
-                write!(f, "somebody changed {n} elements of nftables' table ip minisvc; they are put right")
+                write!(f, "somebody changed {n} elements of nftables' tables minisvc; they are put right")
             }
             Notice::Repaired(_) => {
-                f.write_str("somebody removed or changed nftables' table ip minisvc; it is back")
+                f.write_str("somebody removed or changed nftables' tables minisvc; they are back")
             }
             Notice::Failing(error) => write!(f, "services cannot be programmed: {error}"),
         }
@@ -96,7 +98,10 @@ impl Dataplane {
     /// changed, so that traffic never sees a gap and clients with affinity keep their endpoint.
     pub fn start(config: Config) -> Result<Handle, NftError> {
         let mut nft = Nft::open()?;
-        nft.probe()?;
+        nft.probe(Family::V4)?;
+        if config.family6.is_some() {
+            nft.probe(Family::V6)?;
+        }
         let conntrack = Conntrack::open()
             .map_err(|errno| NftError { what: "open the connection tracking table".into(), errno })?;
         let (commands, receiver) = mpsc::channel();
@@ -116,9 +121,10 @@ impl Dataplane {
             },
             node_port_range: config.node_port_range,
             nodes: None,
+            routes: Vec::new(),
             direct: None,
             waiting: Vec::new(),
-            rules: Ruleset::default(),
+            rules: Families { v4: Ruleset::default(), v6: config.family6.map(|_| Ruleset::default()) },
             state: State::New,
             expected: 0,
             notices: notices.clone(),
@@ -186,13 +192,15 @@ struct Worker {
     conntrack: Conntrack,
     fixed: Static,
     node_port_range: (u16, u16),
-    /// `None`: nobody has told yet; those of an earlier agent stay.
-    nodes: Option<BTreeSet<Ipv4Addr>>,
+    /// Their addresses, of both families. `None`: nobody has told yet; those of an earlier agent stay.
+    nodes: Option<BTreeSet<IpAddr>>,
+    /// As they were told last.
+    routes: Vec<NodeRoute>,
     /// As `nodes`.
-    direct: Option<BTreeSet<Ipv4Addr>>,
+    direct: Option<BTreeSet<IpAddr>>,
     /// Who told of nodes before there were rules.
     waiting: Vec<Reply>,
-    rules: Ruleset,
+    rules: Families<Ruleset>,
     state: State,
     /// The kernel's generation if nobody else changes anything.
     expected: u32,
@@ -210,7 +218,7 @@ impl Worker {
                     let (result, reply) = match command {
                         Command::Apply(touched, reply) => (self.apply(&touched), reply),
                         Command::Nodes(nodes, reply) => (self.set_nodes(&nodes), reply),
-                        Command::Direct(nodes, reply) => (self.set_direct(nodes), reply),
+                        Command::Direct(nodes, reply) => (self.set_direct(&nodes), reply),
                     };
                     // A caller that has gone away needs no answer.
                     if self.state == State::New && result.is_ok() {
@@ -243,27 +251,34 @@ impl Worker {
     fn apply(&mut self, touched: &Touched) -> Result<(), NftError> {
         if self.state == State::New {
             let kernel = self.nft.planned()?;
-            self.rules = Ruleset::adopting(&kernel);
-            let own = self.fixed.node_ip;
-            let nodes = kernel.keys().filter_map(|k| if let Key::Node(ip) = k { as_v4(*ip) } else { None });
-            self.nodes.get_or_insert_with(|| nodes.chain([own]).collect());
-            let direct =
-                kernel.keys().filter_map(|k| if let Key::Direct(ip) = k { as_v4(*ip) } else { None });
-            self.direct.get_or_insert_with(|| direct.chain([own]).collect());
-            self.rules.update(touched);
+            for family in [Family::V4, Family::V6] {
+                if let (Some(rules), Some(elements)) = (self.rules.get_mut(family), kernel.get(family)) {
+                    *rules = Ruleset::adopting(elements);
+                }
+            }
+            let keys = || kernel.iter().flat_map(|(_, elements)| elements.keys());
+            let nodes = keys().filter_map(|k| if let Key::Node(ip) = k { Some(*ip) } else { None });
+            let own = self.own();
+            self.nodes.get_or_insert_with(|| nodes.chain(own.clone()).collect());
+            let direct = keys().filter_map(|k| if let Key::Direct(ip) = k { Some(*ip) } else { None });
+            self.direct.get_or_insert_with(|| direct.chain(own).collect());
+            self.plan(touched);
             self.state = State::Unknown;
             self.settle()?;
             return Ok(());
         }
-        let changes = self.rules.update(touched);
+        let changes = self.plan(touched);
         if self.state == State::Settled {
-            match self.nft.apply(&changes.ops, &changes.forgotten) {
+            let change = |_, c: &Changes| Change { ops: c.ops.clone(), forgotten: c.forgotten.clone() };
+            match self.nft.apply(&changes.map(change)) {
                 Ok(()) => {
-                    if !changes.stale_udp.is_empty() {
-                        self.clean_udp(Some(&changes.stale_udp));
+                    let stale: BTreeSet<_> =
+                        changes.iter().flat_map(|(_, c)| &c.stale_udp).copied().collect();
+                    if !stale.is_empty() {
+                        self.clean_udp(Some(&stale));
                     }
                     if self.nft.is_cluttered() {
-                        self.nft.collect(&self.rules.affinities())?;
+                        self.nft.collect(&self.rules.map(|_, rules| rules.affinities()))?;
                     }
                     return Ok(());
                 }
@@ -275,34 +290,60 @@ impl Worker {
         self.repair()
     }
 
+    /// Every family plans the ports that are of it.
+    fn plan(&mut self, touched: &Touched) -> Families<Changes> {
+        let of = |family| -> Touched {
+            let ports = |plan: &ServicePlan| ServicePlan {
+                ports: (plan.ports.iter().filter(|p| Family::of(p.cluster_ip) == family).cloned()).collect(),
+            };
+            touched.iter().map(|(key, plan)| (key.clone(), plan.as_ref().map(ports))).collect()
+        };
+        let v6 = self.rules.v6.as_mut().map(|rules| rules.update(&of(Family::V6)));
+        Families { v4: self.rules.v4.update(&of(Family::V4)), v6 }
+    }
+
+    /// This node's addresses.
+    fn own(&self) -> Vec<IpAddr> {
+        let v6 = self.fixed.family6.map(|six| six.node_ip.into());
+        std::iter::once(self.fixed.node_ip.into()).chain(v6).collect()
+    }
+
     fn set_nodes(&mut self, nodes: &[NodeRoute]) -> Result<(), NftError> {
-        let inside = nodes.iter().map(|n| tunnel_address(n.pod_cidr));
-        let wanted: BTreeSet<_> =
-            nodes.iter().map(|n| n.ip).chain(inside).chain([self.fixed.node_ip]).collect();
+        let mut wanted: BTreeSet<IpAddr> = self.own().into_iter().collect();
+        for node in nodes {
+            wanted.extend([node.ip, tunnel_address(node.pod_cidr)].map(IpAddr::V4));
+            if let Some(six) = &node.family6 {
+                wanted.extend([six.ip, tunnel_address6(six.pod_cidr)].map(IpAddr::V6));
+            }
+        }
+        self.routes = nodes.to_vec();
         let before = self.nodes.replace(wanted.clone()).unwrap_or_default();
         self.change_set(&before, &wanted, Key::Node)
     }
 
-    fn set_direct(&mut self, mut wanted: BTreeSet<Ipv4Addr>) -> Result<(), NftError> {
-        wanted.insert(self.fixed.node_ip);
+    fn set_direct(&mut self, direct: &BTreeSet<Ipv4Addr>) -> Result<(), NftError> {
+        let mut wanted: BTreeSet<IpAddr> = self.own().into_iter().collect();
+        wanted.extend(direct.iter().copied().map(IpAddr::V4));
+        let six = self.routes.iter().filter(|n| direct.contains(&n.ip)).filter_map(|n| n.family6);
+        wanted.extend(six.map(|six| IpAddr::V6(six.ip)));
         let before = self.direct.replace(wanted.clone()).unwrap_or_default();
         self.change_set(&before, &wanted, Key::Direct)
     }
 
     fn change_set(
         &mut self,
-        before: &BTreeSet<Ipv4Addr>,
-        wanted: &BTreeSet<Ipv4Addr>,
+        before: &BTreeSet<IpAddr>,
+        wanted: &BTreeSet<IpAddr>,
         key: fn(IpAddr) -> Key,
     ) -> Result<(), NftError> {
         match self.state {
             State::New => Ok(()),
             State::Settled => {
-                let elements = |ips: &BTreeSet<Ipv4Addr>| -> Elements {
-                    ips.iter().map(|ip| (key((*ip).into()), Value::Present)).collect()
+                let change = |family, _: &Ruleset| Change {
+                    ops: diff(&present(before, family, key), &present(wanted, family, key)),
+                    forgotten: BTreeSet::new(),
                 };
-                let ops = crate::plan::diff(&elements(before), &elements(wanted));
-                self.nft.apply(&ops, &BTreeSet::new()).or_else(|error| {
+                self.nft.apply(&self.rules.map(change)).or_else(|error| {
                     tracing::warn!(%error, "a change was refused; comparing with the kernel");
                     self.state = State::Unknown;
                     self.repair()
@@ -339,9 +380,12 @@ impl Worker {
         // Taken before the comparison: a change that comes while we compare is looked at again.
         let generation = self.nft.generation()?;
         self.expected = generation.wrapping_sub(self.nft.commits());
-        let mut wanted = self.rules.elements();
-        wanted.extend(self.nodes.iter().flatten().map(|ip| (Key::Node((*ip).into()), Value::Present)));
-        wanted.extend(self.direct.iter().flatten().map(|ip| (Key::Direct((*ip).into()), Value::Present)));
+        let wanted = self.rules.map(|family, rules| {
+            let mut wanted = rules.elements();
+            wanted.extend(self.nodes.iter().flat_map(|ips| present(ips, family, Key::Node)));
+            wanted.extend(self.direct.iter().flat_map(|ips| present(ips, family, Key::Direct)));
+            wanted
+        });
         let how = self.nft.settle(&self.fixed, &wanted)?;
         self.state = State::Settled;
         self.clean_udp(None);
@@ -360,7 +404,7 @@ impl Worker {
             local: &local,
             endpoints: |address| {
                 let mut known = known.borrow_mut();
-                known.entry(address).or_insert_with(|| self.rules.udp_endpoints(address)).clone()
+                known.entry(address).or_insert_with(|| self.rules.v4.udp_endpoints(address)).clone()
             },
         };
         let wrong = self.conntrack.delete_udp(|flow| {
@@ -382,8 +426,10 @@ impl Worker {
     }
 }
 
-fn as_v4(ip: IpAddr) -> Option<Ipv4Addr> {
-    if let IpAddr::V4(ip) = ip { Some(ip) } else { None }
+/// A set of addresses, as elements of one family's table.
+fn present(ips: &BTreeSet<IpAddr>, family: Family, key: fn(IpAddr) -> Key) -> Elements {
+    let ips = ips.iter().filter(|ip| Family::of(**ip) == family);
+    ips.map(|ip| (key(*ip), Value::Present)).collect()
 }
 
 fn local_addresses() -> BTreeSet<Ipv4Addr> {

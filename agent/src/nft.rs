@@ -3,6 +3,7 @@
 mod batch;
 mod class;
 mod expr;
+mod family;
 mod read;
 mod rules;
 mod wire;
@@ -15,14 +16,15 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     net::Family6,
-    plan::{Elements, Id, Key, Op, Value, diff},
+    plan::{Elements, Families, Family, Id, Key, Op, Value, diff},
     sys::netlink::{NetfilterSocket, attr, nest, text},
 };
-use batch::{Batch, ELEMENTS_PER_MESSAGE, Hook, MapSpec};
+use batch::{Batch, ELEMENTS_PER_MESSAGE, Element, Hook, MapSpec};
 use class::{Class, Classes};
+use family::Addresses;
 use wire::Client;
 
-/// Name of the table that is ours.
+/// Name of the tables that are ours: `ip` of it, and in a dual-stack cluster `ip6`.
 pub const TABLE: &str = "minisvc";
 
 /// Attempts at what somebody else's change, or the time that passes, may cut through.
@@ -57,15 +59,24 @@ pub struct NftError {
     pub errno: Errno,
 }
 
-/// How a table that was there has become ours.
+/// How tables that were there have become ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Settled {
-    /// It was exactly as wanted.
+    /// They were exactly as wanted.
     AsWanted,
-    /// It was ours, and so many elements were put right.
+    /// They were ours, and so many elements were put right.
     Corrected(usize),
-    /// It was absent, of another version or damaged: written anew in one transaction, clients with affinity kept.
+    /// One was absent, of another version or damaged: written anew in one transaction, clients with affinity kept.
     Replaced,
+}
+
+/// What one transaction does to one family's table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// In this order.
+    pub ops: Vec<Op>,
+    /// Endpoints with affinity whose clients' entries go along.
+    pub forgotten: BTreeSet<(Id, u16)>,
 }
 
 /// The connection to nf_tables.
@@ -74,7 +85,7 @@ pub struct Nft {
     socket: NetfilterSocket,
     seq: u32,
     commits: u32,
-    classes: Classes,
+    classes: Families<Classes>,
 }
 
 impl Nft {
@@ -87,98 +98,144 @@ impl Nft {
     pub fn open() -> Result<Self, NftError> {
         let socket = NetfilterSocket::open()
             .map_err(|errno| NftError { what: "open the netlink socket".into(), errno })?;
-        Ok(Nft { socket, seq: 1, commits: 0, classes: Classes::default() })
+        Ok(Nft { socket, seq: 1, commits: 0, classes: Families::default() })
     }
 
-    /// Asks the kernel for everything the rules need; the error names what is missing. Changes nothing.
-    pub fn probe(&mut self) -> Result<(), NftError> {
+    /// Asks the kernel for everything that the rules of a family need; the error names what is missing. Changes nothing.
+    pub fn probe(&mut self, family: Family) -> Result<(), NftError> {
         let mut batch = Batch::on("minisvc-probe");
+        batch.turn_to(family);
         batch.push(
             0,
             0x400,
-            "make a table (is nf_tables there, and are we allowed to use it?)".into(),
+            format!(
+                "make a table of {} (is nf_tables there, and are we allowed to use it?)",
+                batch.layout().name
+            ),
             |_| {},
         );
+        let who = match family {
+            Family::V4 => "minisvc needs Linux 5.14 or later with it",
+            Family::V6 => "a cluster with IPv6 needs it, one without does not",
+        };
+        let lacking =
+            |feature: &str, module: &str| format!("use {feature}: this kernel lacks {module}; {who}");
         batch.map("probe", &MapSpec::dynamic(&[19], &[19], 16));
         let hook = Hook { number: Hook::PREROUTING, priority: -100, kind: "nat" };
         batch.chain("probe", Some(hook));
-        for (feature, module, fill) in rules::features() {
-            let what = format!(
-                "use {feature}: this kernel lacks {module}; minisvc needs Linux 5.14 or later with it"
-            );
-            batch.push(6, 0xC00, what, |v| {
+        rules::ranges_of_sources(&mut batch);
+        for (feature, module, fill) in rules::features(family) {
+            let mut rule = expr::Expressions::of(family);
+            fill(&mut rule);
+            batch.push(6, 0xC00, lacking(feature, module), |v| {
                 text(v, 2, "probe");
-                nest(v, 4, fill);
+                nest(v, 4, |v| v.extend(&rule.bytes));
             });
         }
         batch.rehearse(&self.socket, &mut self.seq)
     }
 
-    /// What is in the kernel, to plan from; nothing if there is no table that we understand.
-    pub fn planned(&mut self) -> Result<Elements, NftError> {
-        let known = self.read()?.filter(|kernel| !kernel.layout.is_empty());
-        Ok(known.map(|kernel| kernel.elements).unwrap_or_default())
+    /// What is in the kernel, to plan from; nothing for a family without a table that we understand.
+    pub fn planned(&mut self) -> Result<Families<Elements>, NftError> {
+        let mut known = |family| {
+            let kernel = self.read(family)?.filter(|kernel| !kernel.layout.is_empty());
+            Ok(kernel.map(|kernel| kernel.elements))
+        };
+        Ok(Families { v4: known(Family::V4)?.unwrap_or_default(), v6: known(Family::V6)? })
     }
 
-    /// Makes the table what it should be, with as little change as it takes.
-    pub fn settle(&mut self, fixed: &Static, wanted: &Elements) -> Result<Settled, NftError> {
-        let kernel = self.read()?;
-        let (layout, rules) = layout(fixed);
-        let mut clients = Vec::new();
-        if let Some(kernel) = kernel {
-            let made: usize = kernel.classes.made().map(|(class, _)| class.rules()).sum();
-            if kernel.is_whole && kernel.layout == layout && kernel.rules == rules + made {
-                self.classes = kernel.classes;
-                let ops = diff(&kernel.elements, wanted);
-                let gone = |c: &Client| !wanted.contains_key(&Key::Endpoint(c.id, c.endpoint));
-                let forgotten: BTreeSet<_> =
-                    kernel.clients.iter().filter(|c| gone(c)).map(|c| (c.id, c.endpoint)).collect();
-                self.apply(&ops, &forgotten)?;
-                return Ok(if ops.is_empty() { Settled::AsWanted } else { Settled::Corrected(ops.len()) });
-            }
-            if !kernel.layout.is_empty() {
-                clients = kernel.clients;
+    /// Makes the tables what they should be, with as little change as it takes and in one transaction. Where the second family is not
+    /// wanted, a table of ours that an earlier agent left goes.
+    pub fn settle(&mut self, fixed: &Static, wanted: &Families<Elements>) -> Result<Settled, NftError> {
+        let addresses = fixed.addresses();
+        let nothing = Elements::new();
+        let mut known = addresses.map(|_, _| Classes::fixed());
+        let mut forgotten = addresses.map(|_, _| BTreeSet::new());
+        let mut steps = Vec::new();
+        let (mut corrected, mut replaced) = (0, false);
+        for (family, addresses) in addresses.iter() {
+            let wanted = wanted.get(family).unwrap_or(&nothing);
+            let kernel = self.read(family)?;
+            let is_wanted = |c: &Client| wanted.contains_key(&Key::Endpoint(c.id, c.endpoint));
+            match kernel {
+                Some(kernel) if kernel.is_whole && layout(family, addresses) == kernel.made_from() => {
+                    let ops = diff(&kernel.elements, wanted);
+                    corrected += ops.len();
+                    steps.push((family, Step::Correct(ops)));
+                    let gone = kernel.clients.iter().filter(|c| !is_wanted(c)).map(|c| (c.id, c.endpoint));
+                    forgotten.get_mut(family).into_iter().for_each(|f| f.extend(gone.clone()));
+                    if let Some(known) = known.get_mut(family) {
+                        *known = kernel.classes;
+                    }
+                }
+                kernel => {
+                    replaced = true;
+                    let mut clients = kernel.filter(|k| !k.layout.is_empty()).map_or(vec![], |k| k.clients);
+                    clients.retain(is_wanted);
+                    steps.push((family, Step::Install(addresses, wanted, clients)));
+                }
             }
         }
-        clients.retain(|c| wanted.contains_key(&Key::Endpoint(c.id, c.endpoint)));
-        self.install(fixed, wanted, &clients)?;
-        Ok(Settled::Replaced)
-    }
-
-    fn install(&mut self, fixed: &Static, elements: &Elements, clients: &[Client]) -> Result<(), NftError> {
-        let mut batch = Batch::new();
-        let (layout, _) = layout(fixed);
-        // Add before delete: the delete then works whether or not the table was there.
-        batch.push(0, 0x400, "add the table".into(), |_| {});
-        batch.push(2, 0, "delete the old table".into(), |_| {});
-        batch.push(0, 0x400, "add the table".into(), |v| attr(v, 6, &read::comment(&layout)));
-        rules::write(&mut batch, fixed);
-        let mut classes = Classes::fixed();
-        let ops: Vec<Op> = elements.iter().map(|(k, v)| Op::Add(k.clone(), *v)).collect();
-        write_ops(&mut batch, &mut classes, &ops)?;
-        for some in clients.chunks(ELEMENTS_PER_MESSAGE) {
-            read::write_clients(&mut batch, some);
+        if addresses.v6.is_none() && self.read(Family::V6)?.is_some_and(|k| !k.layout.is_empty()) {
+            replaced = true;
+            steps.push((Family::V6, Step::Remove));
         }
-        self.commit(&batch)?;
-        self.classes = classes;
-        Ok(())
+        self.classes = known;
+        self.transact(&forgotten, |batch, classes| {
+            for (family, step) in &steps {
+                batch.turn_to(*family);
+                let classes = classes.get_mut(*family);
+                match (step, classes) {
+                    (Step::Correct(ops), Some(classes)) => write_ops(batch, classes, ops)?,
+                    (Step::Install(addresses, elements, clients), Some(classes)) => {
+                        install(batch, addresses, classes, elements, clients)?;
+                    }
+                    _ => batch.push(2, 0, "delete the table of a family that is not wanted".into(), |_| {}),
+                }
+            }
+            Ok(())
+        })?;
+        Ok(match corrected {
+            _ if replaced => Settled::Replaced,
+            0 => Settled::AsWanted,
+            n => Settled::Corrected(n),
+        })
     }
 
-    /// Does all of `ops` in one transaction, or nothing; the entries of clients that stay with a forgotten endpoint go along.
-    pub fn apply(&mut self, ops: &[Op], forgotten: &BTreeSet<(Id, u16)>) -> Result<(), NftError> {
+    /// Does all of a change in one transaction, or nothing.
+    pub fn apply(&mut self, changes: &Families<Change>) -> Result<(), NftError> {
+        self.transact(&changes.map(|_, change| change.forgotten.clone()), |batch, classes| {
+            for (family, change) in changes.iter() {
+                batch.turn_to(family);
+                if let Some(classes) = classes.get_mut(family) {
+                    write_ops(batch, classes, &change.ops)?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Commits what `write` writes; the entries of clients that stay with a forgotten endpoint go along.
+    fn transact(
+        &mut self,
+        forgotten: &Families<BTreeSet<(Id, u16)>>,
+        write: impl Fn(&mut Batch, &mut Families<Classes>) -> Result<(), NftError>,
+    ) -> Result<(), NftError> {
         for attempt in 1..=ATTEMPTS {
             let mut batch = Batch::new();
             let mut classes = self.classes.clone();
-            write_ops(&mut batch, &mut classes, ops)?;
+            write(&mut batch, &mut classes)?;
             // The packet path forgets a client whose endpoint is gone by itself: if entries expire under our hands again
             // and again, that is enough.
-            let with_clients = !forgotten.is_empty() && attempt < ATTEMPTS;
-            if with_clients {
+            let mut with_clients = false;
+            for (family, forgotten) in forgotten.iter().filter(|(_, f)| !f.is_empty() && attempt < ATTEMPTS) {
+                with_clients = true;
+                batch.turn_to(family);
                 let clients: Vec<_> = self
-                    .clients()?
+                    .clients(family)?
                     .into_iter()
                     .filter(|c| forgotten.contains(&(c.id, c.endpoint)))
-                    .map(|c| (c.key(), Vec::new()))
+                    .map(|c| Element::new(c.key(), Vec::new()))
                     .collect();
                 for some in clients.chunks(ELEMENTS_PER_MESSAGE) {
                     batch.elements(14, 0, "clients", FORGET.into(), some);
@@ -205,44 +262,78 @@ impl Nft {
 
     /// Whether there are so many chains for affinity that [`Nft::collect`] is worth its while.
     pub fn is_cluttered(&self) -> bool {
-        self.classes.made().count() > class::KEPT
+        self.classes.iter().any(|(_, classes)| classes.made().count() > class::KEPT)
     }
 
     /// Removes the chains for affinity that no service port uses; `used` are counts of slots and seconds.
-    pub fn collect(&mut self, used: &BTreeSet<(u32, u32)>) -> Result<(), NftError> {
+    pub fn collect(&mut self, used: &Families<BTreeSet<(u32, u32)>>) -> Result<(), NftError> {
         let mut batch = Batch::new();
-        let mut classes = self.classes.clone();
-        for (class, number) in self.classes.made() {
-            if let Class::Sticky(slots, seconds) = class
-                && !used.contains(&(slots, seconds))
-            {
-                let chain = class.chain();
-                let element = [(number.to_ne_bytes().to_vec(), Vec::new())];
-                batch.elements(14, 0, "class", format!("delete class {number}"), &element);
-                batch.push(8, 0, format!("empty chain {chain}"), |v| text(v, 2, &chain));
-                batch.push(5, 0, format!("delete chain {chain}"), |v| text(v, 3, &chain));
-                classes.remove(class);
+        let mut kept = self.classes.clone();
+        for (family, classes) in self.classes.iter() {
+            batch.turn_to(family);
+            let used = used.get(family);
+            for (class, number) in classes.made() {
+                if let Class::Sticky(slots, seconds) = class
+                    && !used.is_some_and(|used| used.contains(&(slots, seconds)))
+                {
+                    let chain = class.chain();
+                    let element = [Element::new(number.to_ne_bytes().to_vec(), Vec::new())];
+                    batch.elements(14, 0, "class", format!("delete class {number}"), &element);
+                    batch.push(8, 0, format!("empty chain {chain}"), |v| text(v, 2, &chain));
+                    batch.push(5, 0, format!("delete chain {chain}"), |v| text(v, 3, &chain));
+                    kept.get_mut(family).into_iter().for_each(|kept| kept.remove(class));
+                }
             }
         }
         if !batch.is_empty() {
             self.commit(&batch)?;
-            self.classes = classes;
+            self.classes = kept;
         }
         Ok(())
     }
 }
 
+/// What makes one family's table what it should be.
+enum Step<'s> {
+    Correct(Vec<Op>),
+    Install(&'s Addresses, &'s Elements, Vec<Client>),
+    Remove,
+}
+
 const FORGET: &str = "forget clients of endpoints that are gone";
 
 /// The mark by which a later agent knows that the static part is the one it would write, and how many rules that has.
-fn layout(fixed: &Static) -> (String, usize) {
+fn layout(family: Family, fixed: &Addresses) -> (String, usize) {
     let mut batch = Batch::new();
+    batch.turn_to(family);
     rules::write(&mut batch, fixed);
     let mut hash = Sha256::new();
     batch.contents().for_each(|body| hash.update(body));
     let digest = hash.finalize();
     let number = digest[..8].iter().fold(0u64, |n, byte| (n << 8) | u64::from(*byte));
     (format!("{number:016x}"), batch.rules)
+}
+
+/// Writes a table anew, with everything in it.
+fn install(
+    batch: &mut Batch,
+    fixed: &Addresses,
+    classes: &mut Classes,
+    elements: &Elements,
+    clients: &[Client],
+) -> Result<(), NftError> {
+    let (layout, _) = layout(batch.layout().family, fixed);
+    // Add before delete: the delete then works whether or not the table was there.
+    batch.push(0, 0x400, "add the table".into(), |_| {});
+    batch.push(2, 0, "delete the old table".into(), |_| {});
+    batch.push(0, 0x400, "add the table".into(), |v| attr(v, 6, &read::comment(&layout)));
+    rules::write(batch, fixed);
+    let ops: Vec<Op> = elements.iter().map(|(k, v)| Op::Add(k.clone(), *v)).collect();
+    write_ops(batch, classes, &ops)?;
+    for some in clients.chunks(ELEMENTS_PER_MESSAGE) {
+        read::write_clients(batch, some);
+    }
+    Ok(())
 }
 
 fn write_ops(batch: &mut Batch, classes: &mut Classes, ops: &[Op]) -> Result<(), NftError> {
@@ -268,14 +359,14 @@ fn write_ops(batch: &mut Batch, classes: &mut Classes, ops: &[Op]) -> Result<(),
         for chunk in run.chunks(ELEMENTS_PER_MESSAGE) {
             let (kind, flags, verb) = if add { (12, 0x600, "add") } else { (14, 0, "delete") };
             let what = format!("{verb} {} elements of {set}, first {:?}", chunk.len(), chunk[0]);
-            let pairs: Vec<_> = chunk
+            let elements: Vec<_> = chunk
                 .iter()
                 .map(|op| match op {
-                    Op::Add(k, v) => (wire::key(k), wire::value(k, *v, classes).unwrap_or_default()),
-                    Op::Delete(k) => (wire::key(k), Vec::new()),
+                    Op::Add(k, v) => wire::element(k, *v, classes),
+                    Op::Delete(k) => wire::named(k),
                 })
                 .collect();
-            batch.elements(kind, flags, set, what, &pairs);
+            batch.elements(kind, flags, set, what, &elements);
         }
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! What the kernel should hold for each Service, decided without touching it.
 
 mod elements;
+mod family;
 mod ruleset;
 mod slots;
 
@@ -14,6 +15,7 @@ use k8s_openapi::{
 };
 
 pub use elements::{Elements, Id, Key, Op, Value, diff};
+pub use family::{Families, Family};
 pub use ruleset::{Changes, Ruleset, UdpAddress};
 pub use slots::{BIG_FIRST, BIG_LAST, EXACT};
 

@@ -20,6 +20,7 @@ use crate::{
     firewall::{Foreign, Judgement, Ours, judge},
     identity::Stored,
     nft::Nft,
+    plan::Family,
     sync::firewall::{address_in, link_of},
 };
 
@@ -161,7 +162,7 @@ impl Facts {
         Facts {
             kernel: read("/proc/sys/kernel/osrelease"),
             features: if is_admin {
-                Nft::open().and_then(|mut nft| nft.probe()).map_err(|e| e.to_string())
+                Nft::open().and_then(|mut nft| nft.probe(Family::V4)).map_err(|e| e.to_string())
             } else {
                 Ok(())
             },

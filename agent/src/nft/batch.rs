@@ -3,9 +3,13 @@
 use super::{
     NftError, TABLE,
     expr::Expressions,
+    family::Layout,
     rules::{MARK, size},
 };
-use crate::sys::netlink::{NetfilterSocket, attr, message, nest, text, u32be};
+use crate::{
+    plan::Family,
+    sys::netlink::{NetfilterSocket, attr, message, nest, text, u32be},
+};
 
 /// Elements per message: their nest must stay below 64 KiB.
 pub(super) const ELEMENTS_PER_MESSAGE: usize = 400;
@@ -18,8 +22,6 @@ const END: u16 = 0x11;
 const FRAME: usize = 64;
 /// `nfgenmsg` of the messages around: the subsystem they are for.
 const SUBSYSTEM: [u8; 4] = [0, 0, 0, 10];
-/// `nfgenmsg` of the others: IPv4.
-const IPV4: [u8; 4] = [2, 0, 0, 0];
 
 struct Message {
     kind: u16,
@@ -30,6 +32,8 @@ struct Message {
 
 /// A transaction being written.
 pub(super) struct Batch {
+    /// Of the messages that come next.
+    layout: &'static Layout,
     table: &'static str,
     messages: Vec<Message>,
     /// Rules written so far.
@@ -58,29 +62,58 @@ pub(super) struct MapSpec<'s> {
     /// Empty: verdicts.
     data: Option<&'s [u32]>,
     most: Option<u32>,
+    ranges: bool,
 }
 
 impl<'s> MapSpec<'s> {
     pub(super) fn set(key: &'s [u32]) -> Self {
-        MapSpec { key, data: None, most: None }
+        MapSpec { key, data: None, most: None, ranges: false }
+    }
+    /// A set of ranges, from one key to another.
+    pub(super) fn ranges(key: &'s [u32]) -> Self {
+        MapSpec { ranges: true, ..Self::set(key) }
     }
     pub(super) fn data(key: &'s [u32], data: &'s [u32]) -> Self {
-        MapSpec { key, data: Some(data), most: None }
+        MapSpec { data: Some(data), ..Self::set(key) }
     }
     /// Rules add elements, each with its time.
     pub(super) fn dynamic(key: &'s [u32], data: &'s [u32], most: u32) -> Self {
-        MapSpec { key, data: Some(data), most: Some(most) }
+        MapSpec { most: Some(most), ..Self::data(key, data) }
+    }
+}
+
+/// An element: its key, and where it is a range the last key of it; then its data, which is empty for sets and deletions.
+pub(super) struct Element {
+    pub(super) key: Vec<u8>,
+    pub(super) last: Option<Vec<u8>>,
+    pub(super) data: Vec<u8>,
+}
+
+impl Element {
+    pub(super) fn new(key: Vec<u8>, data: Vec<u8>) -> Self {
+        Element { key, last: None, data }
     }
 }
 
 impl Batch {
+    /// For our table of IPv4, and where it is told so, of another family.
     pub(super) fn new() -> Self {
         Self::on(TABLE)
     }
 
     /// For another table than ours.
     pub(super) fn on(table: &'static str) -> Self {
-        Batch { table, messages: Vec::new(), rules: 0 }
+        Batch { layout: Layout::of(Family::V4), table, messages: Vec::new(), rules: 0 }
+    }
+
+    /// What comes next is for this family's table.
+    pub(super) fn turn_to(&mut self, family: Family) {
+        self.layout = Layout::of(family);
+    }
+
+    /// The family whose table is written.
+    pub(super) fn layout(&self) -> &'static Layout {
+        self.layout
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -89,7 +122,7 @@ impl Batch {
 
     /// One nf_tables message: number, extra flags, what it is for error messages, and the attributes behind the table's name.
     pub(super) fn push(&mut self, kind: u16, flags: u16, what: String, fill: impl FnOnce(&mut Vec<u8>)) {
-        let mut body = IPV4.to_vec();
+        let mut body = vec![self.layout.number as u8, 0, 0, 0];
         text(&mut body, 1, self.table);
         fill(&mut body);
         self.messages.push(Message { kind: (10 << 8) | kind, flags: flags | REQUEST, what, body });
@@ -97,9 +130,11 @@ impl Batch {
 
     pub(super) fn rule(&mut self, chain: &str, fill: impl FnOnce(&mut Expressions)) {
         self.rules += 1;
-        self.push(6, 0xC00, format!("add a rule to {chain}"), |v| {
+        let mut rule = Expressions::of(self.layout.family);
+        fill(&mut rule);
+        self.push(6, 0xC00, format!("add a rule to {chain} of {}", self.layout.name), |v| {
             text(v, 2, chain);
-            nest(v, 4, fill);
+            nest(v, 4, |v| v.extend(&rule.bytes));
         });
     }
 
@@ -123,15 +158,17 @@ impl Batch {
             text(v, 2, name);
             let concat = spec.key.len() > 1;
             let dynamic = spec.most.is_some();
-            let flags = [(spec.data.is_some(), 8), (concat, 0x80), (dynamic, 0x30)];
+            let flags = [(spec.data.is_some(), 8), (concat, 0x80), (dynamic, 0x30), (spec.ranges, 4)];
+            let length =
+                |fields: &[u32]| -> u32 { fields.iter().map(|f| size(*f).next_multiple_of(4)).sum() };
             u32be(v, 3, flags.iter().filter(|(set, _)| *set).map(|(_, flag)| flag).sum());
             u32be(v, 4, type_of(spec.key));
-            u32be(v, 5, if concat { 4 * spec.key.len() as u32 } else { size(spec.key[0]) });
+            u32be(v, 5, if concat { length(spec.key) } else { size(spec.key[0]) });
             match spec.data {
                 Some([]) => u32be(v, 6, 0xffff_ff00),
                 Some(fields) => {
                     u32be(v, 6, type_of(fields));
-                    u32be(v, 7, 4 * fields.len() as u32);
+                    u32be(v, 7, length(fields));
                 }
                 None => {}
             }
@@ -157,23 +194,19 @@ impl Batch {
         });
     }
 
-    /// Elements as key and plain data; without data for sets and deletions.
-    pub(super) fn elements(
-        &mut self,
-        kind: u16,
-        flags: u16,
-        set: &str,
-        what: String,
-        pairs: &[(Vec<u8>, Vec<u8>)],
-    ) {
+    /// Adds or deletes elements.
+    pub(super) fn elements(&mut self, kind: u16, flags: u16, set: &str, what: String, elements: &[Element]) {
         self.push(kind, flags, what, |v| {
             text(v, 2, set);
             nest(v, 3, |v| {
-                for (key, data) in pairs {
+                for element in elements {
                     nest(v, 1, |v| {
-                        nest(v, 1, |v| attr(v, 1, key));
-                        if !data.is_empty() {
-                            nest(v, 2, |v| attr(v, 1, data));
+                        nest(v, 1, |v| attr(v, 1, &element.key));
+                        if !element.data.is_empty() {
+                            nest(v, 2, |v| attr(v, 1, &element.data));
+                        }
+                        if let Some(last) = &element.last {
+                            nest(v, 10, |v| attr(v, 1, last));
                         }
                     });
                 }

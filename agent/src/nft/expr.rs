@@ -1,26 +1,41 @@
 //! Expressions of rules. Numbers are those of `linux/netfilter/nf_tables.h`.
 
-use ipnet::Ipv4Net;
+use std::net::IpAddr;
 
-use crate::sys::netlink::{attr, nest, text, u32be};
+use ipnet::IpNet;
 
-/// Encoded expressions of one rule.
-pub(super) type Expressions = Vec<u8>;
+use super::family::{Layout, octets};
+use crate::{
+    plan::Family,
+    sys::netlink::{attr, nest, text, u32be},
+};
+
+/// Encoded expressions of one rule, for packets of one family.
+pub(super) struct Expressions {
+    pub(super) layout: &'static Layout,
+    pub(super) bytes: Vec<u8>,
+}
 
 /// First 32-bit register of sixteen. Keys are loaded from here on.
 pub(super) const R: u32 = 8;
-/// Where lookups put an address and a port; behind all keys.
+/// Where lookups put an address and a port; behind all keys that lead there.
 const RESULT: u32 = R + 8;
 /// For constants.
-const CONSTANT: u32 = R + 12;
+const CONSTANT: u32 = R + 15;
 const META_MARK: u32 = 3;
 const DNAT_STATUS: u32 = 0x20;
 const INVALID_STATE: u32 = 1;
 /// `NF_NAT_RANGE_PROTO_RANDOM_FULLY`: two connections that are translated at the same moment do not try for the same port.
 const RANDOM_FULLY: u32 = 0x10;
 
+impl Expressions {
+    pub(super) fn of(family: Family) -> Self {
+        Expressions { layout: Layout::of(family), bytes: Vec::new() }
+    }
+}
+
 pub(super) fn expr(v: &mut Expressions, name: &str, fill: impl FnOnce(&mut Vec<u8>)) {
-    nest(v, 1, |v| {
+    nest(&mut v.bytes, 1, |v| {
         text(v, 1, name);
         nest(v, 2, fill);
     });
@@ -31,11 +46,25 @@ pub(super) fn numbers(v: &mut Expressions, name: &str, pairs: &[(u16, u32)]) {
 fn payload(v: &mut Expressions, base: u32, offset: u32, len: u32, reg: u32) {
     numbers(v, "payload", &[(1, reg), (2, base), (3, offset), (4, len)]);
 }
-pub(super) fn saddr(v: &mut Expressions, reg: u32) {
-    payload(v, 1, 12, 4, reg);
+/// Loads it, and returns the first register behind.
+pub(super) fn saddr(v: &mut Expressions, reg: u32) -> u32 {
+    address(v, v.layout.source, reg)
 }
-pub(super) fn daddr(v: &mut Expressions, reg: u32) {
-    payload(v, 1, 16, 4, reg);
+/// Loads it, and returns the first register behind.
+pub(super) fn daddr(v: &mut Expressions, reg: u32) -> u32 {
+    address(v, v.layout.destination, reg)
+}
+fn address(v: &mut Expressions, offset: u32, reg: u32) -> u32 {
+    let layout = v.layout;
+    payload(v, 1, offset, layout.length, reg);
+    reg + layout.registers()
+}
+/// Loads the key of a service's address and port: destination, protocol, destination port. Returns the first register behind.
+pub(super) fn called(v: &mut Expressions) -> u32 {
+    let reg = daddr(v, R);
+    l4proto(v, reg);
+    dport(v, reg + 1);
+    reg + 2
 }
 pub(super) fn sport(v: &mut Expressions, reg: u32) {
     payload(v, 2, 0, 2, reg);
@@ -47,12 +76,14 @@ pub(super) fn l4proto(v: &mut Expressions, reg: u32) {
     meta(v, 16, reg);
 }
 /// The address a connection was made to, before any translation.
-fn original_daddr(v: &mut Expressions, reg: u32) {
+fn original_daddr(v: &mut Expressions, reg: u32) -> u32 {
+    let layout = v.layout;
     expr(v, "ct", |v| {
         u32be(v, 1, reg);
-        u32be(v, 2, 20); // destination, IPv4
+        u32be(v, 2, layout.tracked_destination);
         attr(v, 3, &[0]); // original direction
     });
+    reg + layout.registers()
 }
 pub(super) fn meta(v: &mut Expressions, key: u32, reg: u32) {
     numbers(v, "meta", &[(1, reg), (2, key)]);
@@ -85,27 +116,27 @@ pub(super) fn cmp(v: &mut Expressions, reg: u32, equal: bool, data: &[u8]) {
         nest(v, 3, |v| attr(v, 1, data));
     });
 }
-pub(super) fn mask(v: &mut Expressions, reg: u32, mask: [u8; 4]) {
+pub(super) fn mask(v: &mut Expressions, reg: u32, mask: &[u8]) {
     expr(v, "bitwise", |v| {
         u32be(v, 1, reg);
         u32be(v, 2, reg);
-        u32be(v, 3, 4);
-        nest(v, 4, |v| attr(v, 1, &mask));
-        nest(v, 5, |v| attr(v, 1, &[0; 4]));
+        u32be(v, 3, mask.len() as u32);
+        nest(v, 4, |v| attr(v, 1, mask));
+        nest(v, 5, |v| attr(v, 1, &vec![0; mask.len()]));
     });
 }
-fn in_net(v: &mut Expressions, load: fn(&mut Expressions, u32), net: Ipv4Net, inside: bool) {
+fn in_net(v: &mut Expressions, load: fn(&mut Expressions, u32) -> u32, net: IpNet, inside: bool) {
     load(v, R);
-    mask(v, R, net.netmask().octets());
-    cmp(v, R, inside, &net.network().octets());
+    mask(v, R, &octets(net.netmask()));
+    cmp(v, R, inside, &octets(net.network()));
 }
-pub(super) fn from_net(v: &mut Expressions, net: Ipv4Net, inside: bool) {
+pub(super) fn from_net(v: &mut Expressions, net: IpNet, inside: bool) {
     in_net(v, saddr, net, inside);
 }
-pub(super) fn to_net(v: &mut Expressions, net: Ipv4Net, inside: bool) {
+pub(super) fn to_net(v: &mut Expressions, net: IpNet, inside: bool) {
     in_net(v, daddr, net, inside);
 }
-pub(super) fn meant_for_net(v: &mut Expressions, net: Ipv4Net, inside: bool) {
+pub(super) fn meant_for_net(v: &mut Expressions, net: IpNet, inside: bool) {
     in_net(v, original_daddr, net, inside);
 }
 /// Whether the packet came in by a link of a pod.
@@ -139,13 +170,7 @@ pub(super) fn tcp_syn(v: &mut Expressions) {
     l4proto(v, R);
     cmp(v, R, true, &[6]);
     payload(v, 2, 13, 1, R);
-    expr(v, "bitwise", |v| {
-        u32be(v, 1, R);
-        u32be(v, 2, R);
-        u32be(v, 3, 1);
-        nest(v, 4, |v| attr(v, 1, &[FIN_SYN_RST]));
-        nest(v, 5, |v| attr(v, 1, &[0]));
-    });
+    mask(v, R, &[FIN_SYN_RST]);
     cmp(v, R, true, &[SYN]);
 }
 /// Lowers the segment size that a SYN announces to what the route takes in both directions.
@@ -172,13 +197,13 @@ pub(super) fn fib_local(v: &mut Expressions, flag: u32, local: bool) {
 /// Goes on only if the connection's destination is translated.
 pub(super) fn translated(v: &mut Expressions) {
     numbers(v, "ct", &[(1, R), (2, 2)]);
-    mask(v, R, DNAT_STATUS.to_ne_bytes());
+    mask(v, R, &DNAT_STATUS.to_ne_bytes());
     cmp(v, R, false, &0u32.to_ne_bytes());
 }
 /// Goes on only if connection tracking cannot place the packet.
 pub(super) fn invalid(v: &mut Expressions) {
     numbers(v, "ct", &[(1, R), (2, 0)]);
-    mask(v, R, INVALID_STATE.to_ne_bytes());
+    mask(v, R, &INVALID_STATE.to_ne_bytes());
     cmp(v, R, false, &0u32.to_ne_bytes());
 }
 /// Looks a key up in a set, or with `result` in a map; goes on only if it is there (`absent`: is not).
@@ -233,21 +258,24 @@ pub(super) fn notrack(v: &mut Expressions) {
 }
 /// TCP gets a reset, everything else ICMP port unreachable.
 pub(super) fn reject(v: &mut Expressions, tcp: bool) {
+    let unreachable = v.layout.port_unreachable;
     expr(v, "reject", |v| {
         u32be(v, 1, u32::from(tcp));
-        attr(v, 2, &[if tcp { 0 } else { 3 }]);
+        attr(v, 2, &[if tcp { 0 } else { unreachable }]);
     });
 }
 pub(super) fn masquerade(v: &mut Expressions) {
     numbers(v, "masq", &[(1, RANDOM_FULLY)]);
 }
-pub(super) fn snat(v: &mut Expressions, to: std::net::Ipv4Addr) {
-    constant(v, R, &to.octets());
-    numbers(v, "nat", &[(1, 0), (2, 2), (3, R), (7, RANDOM_FULLY)]);
+pub(super) fn snat(v: &mut Expressions, to: IpAddr) {
+    constant(v, R, &octets(to));
+    let family = v.layout.number;
+    numbers(v, "nat", &[(1, 0), (2, family), (3, R), (7, RANDOM_FULLY)]);
 }
 /// Translates the destination to what `map` has for the key at [`R`]; the mark is cleared before anybody else sees it.
 pub(super) fn dnat(v: &mut Expressions, map: &str) {
+    let (family, port) = (v.layout.number, RESULT + v.layout.registers());
     lookup(v, map, R, Some(RESULT), false);
     clear_mark(v);
-    numbers(v, "nat", &[(1, 1), (2, 2), (3, RESULT), (5, RESULT + 1)]);
+    numbers(v, "nat", &[(1, 1), (2, family), (3, RESULT), (5, port)]);
 }

@@ -5,11 +5,12 @@ use nix::errno::Errno;
 use super::{
     ATTEMPTS, Batch, Client, Nft, NftError, TABLE,
     class::{Class, Classes},
+    family::Layout,
     rules::PLANNED,
     wire,
 };
 use crate::{
-    plan::Elements,
+    plan::{Elements, Family},
     sys::netlink::{DUMP, attr, attributes, find, message, nest, read_text, text},
 };
 
@@ -33,6 +34,14 @@ pub(super) struct Kernel {
     pub(super) clients: Vec<Client>,
     /// Every set is there and every element is one that we could have written.
     pub(super) is_whole: bool,
+}
+
+impl Kernel {
+    /// The mark of its static part, and how many rules that has.
+    pub(super) fn made_from(&self) -> (String, usize) {
+        let made: usize = self.classes.made().map(|(class, _)| class.rules()).sum();
+        (self.layout.clone(), self.rules.saturating_sub(made))
+    }
 }
 
 /// User data of the table that `nft` shows as its comment.
@@ -74,6 +83,7 @@ impl Nft {
     pub fn generation(&mut self) -> Result<u32, NftError> {
         let mut generation = 0;
         self.ask(
+            Family::V4,
             "read the generation",
             GET_GENERATION,
             0,
@@ -86,11 +96,11 @@ impl Nft {
         Ok(generation)
     }
 
-    /// Our table, if there is one.
-    pub(super) fn read(&mut self) -> Result<Option<Kernel>, NftError> {
+    /// Our table of a family, if there is one.
+    pub(super) fn read(&mut self, family: Family) -> Result<Option<Kernel>, NftError> {
         let mut torn = None;
         for _ in 0..ATTEMPTS {
-            match self.read_once() {
+            match self.read_once(family) {
                 Err(e) if e.errno == Errno::EINTR => torn = Some(e),
                 other => return other,
             }
@@ -98,9 +108,10 @@ impl Nft {
         torn.map_or(Ok(None), Err)
     }
 
-    fn read_once(&mut self) -> Result<Option<Kernel>, NftError> {
+    fn read_once(&mut self, family: Family) -> Result<Option<Kernel>, NftError> {
         let mut kernel = Kernel { is_whole: true, ..Kernel::default() };
         let table = self.ask(
+            family,
             "read the table",
             GET_TABLE,
             0,
@@ -116,6 +127,7 @@ impl Nft {
         }
         let mut rules = 0;
         self.ask(
+            family,
             "list rules",
             GET_RULE,
             DUMP,
@@ -126,7 +138,7 @@ impl Nft {
         )?;
         kernel.rules = rules;
         let mut classes = Vec::new();
-        kernel.is_whole &= self.elements_of("class", |key, data, _| {
+        kernel.is_whole &= self.elements_of(family, "class", |key, data, _| {
             let chain = find(data, 2).and_then(|v| find(v, 2)).map(read_text);
             classes.push((chain.and_then(Class::of_chain), key.try_into().ok().map(u32::from_ne_bytes)));
         })?;
@@ -140,16 +152,17 @@ impl Nft {
         kernel.is_whole &= fixed;
         for set in PLANNED {
             let mut strange = false;
-            let there = self.elements_of(set, |key, data, _| {
+            let there = self.elements_of(family, set, |key, data, all| {
                 let data = find(data, 1).unwrap_or_default();
-                match wire::read(set, key, data, &kernel.classes) {
+                let last = find(all, 10).and_then(|k| find(k, 1)).unwrap_or_default();
+                match wire::read(family, set, (key, last), data, &kernel.classes) {
                     Some((key, value)) => drop(kernel.elements.insert(key, value)),
                     None => strange = true,
                 }
             })?;
             kernel.is_whole &= there && !strange;
         }
-        match self.clients() {
+        match self.clients(family) {
             Ok(clients) => kernel.clients = clients,
             Err(e) if e.errno == Errno::ENOENT => kernel.is_whole = false,
             Err(e) => return Err(e),
@@ -160,6 +173,7 @@ impl Nft {
     /// `false`: there is no such set.
     fn elements_of(
         &mut self,
+        family: Family,
         set: &str,
         mut each: impl FnMut(&[u8], &[u8], &[u8]),
     ) -> Result<bool, NftError> {
@@ -167,7 +181,7 @@ impl Nft {
             text(v, 1, TABLE);
             text(v, 2, set);
         };
-        let result = self.ask("list elements", GET_ELEMENT, DUMP, name, |_, body| {
+        let result = self.ask(family, "list elements", GET_ELEMENT, DUMP, name, |_, body| {
             for_each_element(body, &mut each);
         });
         match result {
@@ -176,19 +190,20 @@ impl Nft {
         }
     }
 
-    /// All clients with affinity.
-    pub(super) fn clients(&mut self) -> Result<Vec<Client>, NftError> {
+    /// All clients with affinity of a family.
+    pub(super) fn clients(&mut self, family: Family) -> Result<Vec<Client>, NftError> {
         let mut clients = Vec::new();
-        let there = self.elements_of("clients", |key, data, all| {
+        let there = self.elements_of(family, "clients", |key, data, all| {
             let data = find(data, 1).unwrap_or_default();
             let (timeout, left) = (number(find(all, 4)), number(find(all, 5)));
-            clients.extend(Client::read(key, data, timeout, left));
+            clients.extend(Client::read(family, key, data, timeout, left));
         })?;
         if there { Ok(clients) } else { Err(NftError { what: "list clients".into(), errno: Errno::ENOENT }) }
     }
 
     fn ask(
         &mut self,
+        family: Family,
         what: &str,
         kind: u16,
         flags: u16,
@@ -199,7 +214,7 @@ impl Nft {
         self.seq += 1;
         let mut request = Vec::new();
         message(&mut request, SUBSYSTEM | kind, flags | 1, seq, |v| {
-            v.extend([2, 0, 0, 0]);
+            v.extend([Layout::of(family).number as u8, 0, 0, 0]);
             fill(v);
         });
         self.socket.ask(&request, seq, each).map_err(|errno| NftError { what: what.into(), errno })

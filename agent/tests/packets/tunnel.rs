@@ -76,9 +76,13 @@ fn every_way_to_a_service_works_across_a_router() -> anyhow::Result<()> {
                 assert_eq!((servers, sources), (all.clone(), [cluster.address(node), inside(node)].into()));
                 // nodePorts: from outside, from either network.
                 let to = (cluster.address(node), 30080);
-                for outside in [cluster.outside(), cluster.far_outside()] {
+                for (outside, ip) in [(cluster.outside(), CLIENT), (cluster.far_outside(), FAR_CLIENT)] {
                     let (servers, sources) = seen(outside, to, 40, ask)?;
-                    let wanted = [cluster.address(node), inside(node)].into();
+                    // Endpoints of the node itself see the client.
+                    let wanted = match node {
+                        3 => [inside(3), ip].into(),
+                        _ => [cluster.address(node), inside(node), ip].into(),
+                    };
                     assert_eq!(
                         (servers, sources),
                         (all.clone(), wanted),

@@ -13,7 +13,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use minisvc_agent::nft::Nft;
+use minisvc_agent::{nft::Nft, plan::Family};
 use nix::{
     mount::{MsFlags, mount},
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -178,7 +178,7 @@ pub fn probe() -> anyhow::Result<()> {
     enter("probe")?;
     let machines = lan::lay(&[("probe".to_owned(), lan::SERVER)])?;
     let [machine] = machines.as_slice() else { bail!("a LAN without a machine") };
-    machine.enter(|| Nft::open()?.probe())?.context("nf_tables")?;
+    machine.enter(|| Nft::open()?.probe(Family::V4))?.context("nf_tables")?;
     std::io::stdout().flush()?;
     Ok(())
 }
