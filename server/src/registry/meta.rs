@@ -85,10 +85,31 @@ pub fn annotations(annotations: &Field<'_>, faults: &mut Vec<Cause>) {
 
 #[cfg(test)]
 mod tests {
-    use minisvc_proto::resource::PODS;
+    use minisvc_proto::resource::{PODS, SERVICES};
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn the_name_of_a_service_is_a_label() {
+        for (name, expected) in [
+            ("web", ""),
+            ("1st", ""),
+            (&*"a".repeat(63), ""),
+            (&*"a".repeat(64), "must be no more than 63 characters"),
+            ("Web", "a lowercase RFC 1123 label must consist of"),
+            ("web.a", "a lowercase RFC 1123 label must consist of"),
+            ("-web", "a lowercase RFC 1123 label must consist of"),
+        ] {
+            let faults = validate(&Object::new(&SERVICES, Some("default"), name));
+            let found = faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            let begins = format!("metadata.name: Invalid value: \"{name}\": {expected}");
+            assert!(
+                if expected.is_empty() { found.is_empty() } else { found.starts_with(&begins) },
+                "{found}"
+            );
+        }
+    }
 
     #[test]
     fn each_fault_names_its_field() {

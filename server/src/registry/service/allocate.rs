@@ -131,6 +131,7 @@ fn give_node_ports(
             Some((p.child("protocol").text().to_owned(), number("port")?, number("nodePort")?))
         })
         .collect();
+    let mut numbers: BTreeSet<u16> = node_ports(service).chain(health).collect();
     for port in ports_mut(service) {
         let (None, Some(number)) = (port_number(port.get("nodePort")), port_number(port.get("port"))) else {
             continue;
@@ -140,10 +141,9 @@ fn give_node_ports(
         let shared = mine.iter().find(|(_, p, n)| *p == number && is_free(*n)).map(|(_, _, n)| *n);
         let node_port = match shared {
             Some(n) => n,
-            None => ranges.node_ports.pick(random(), |n| {
-                mine.iter().any(|(_, _, m)| *m == n) || health == Some(n) || taken(&port_key(n))
-            })?,
+            None => ranges.node_ports.pick(random(), |n| numbers.contains(&n) || taken(&port_key(n)))?,
         };
+        numbers.insert(node_port);
         mine.push((protocol, number, node_port));
         port.insert("nodePort".into(), node_port.into());
     }

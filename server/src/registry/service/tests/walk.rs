@@ -271,6 +271,89 @@ proptest! {
     }
 }
 
+/// Anything that JSON can say, small.
+fn anything() -> impl Strategy<Value = Value> {
+    let numbers = [0, 1, 80, 30000, 65536, -1, i64::MAX];
+    let words =
+        ["", "None", "IPv4", "IPv6", "Local", "ClientIP", "LoadBalancer", "RequireDualStack", "fd69::5", "x"];
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        prop::sample::select(numbers.to_vec()).prop_map(Value::from),
+        Just(json!(0.5)),
+        prop::sample::select(words.to_vec()).prop_map(Value::from),
+    ];
+    leaf.prop_recursive(2, 8, 3, |inner| {
+        let keys = prop::sample::select(vec![
+            "port",
+            "nodePort",
+            "name",
+            "protocol",
+            "targetPort",
+            "clientIP",
+            "ip",
+        ]);
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
+            prop::collection::btree_map(keys, inner, 0..3)
+                .prop_map(|map| map.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()),
+        ]
+    })
+}
+
+const ALL_FIELDS: [&str; 21] = [
+    "type",
+    "clusterIP",
+    "clusterIPs",
+    "ipFamilies",
+    "ipFamilyPolicy",
+    "ports",
+    "selector",
+    "sessionAffinity",
+    "sessionAffinityConfig",
+    "externalIPs",
+    "externalName",
+    "externalTrafficPolicy",
+    "internalTrafficPolicy",
+    "healthCheckNodePort",
+    "loadBalancerClass",
+    "loadBalancerIP",
+    "loadBalancerSourceRanges",
+    "allocateLoadBalancerNodePorts",
+    "trafficDistribution",
+    "publishNotReadyAddresses",
+    "fromTheFuture",
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+    #[test]
+    fn whatever_is_sent_is_answered(
+        made in prop::collection::btree_map(prop::sample::select(ALL_FIELDS.to_vec()), anything(), 0..5),
+        changes in prop::collection::btree_map(prop::sample::select(ALL_FIELDS.to_vec()), anything(), 0..5),
+        status in anything(),
+        whole in prop::option::weighted(0.1, anything()),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let world = World::new().await;
+            let good = json!({"type": "LoadBalancer", "ports": [{"port": 80}]});
+            world.write(0, good.clone(), false).await.unwrap();
+            let stored = world.registry.get(&key(0)).unwrap();
+            let patched = with(&stored, serde_json::to_value(&changes).unwrap());
+            let spec = whole.unwrap_or_else(|| with(&service(good), serde_json::to_value(&made).unwrap()));
+            for result in [world.write(0, patched, false).await, world.write(1, spec, false).await] {
+                assert!(result.as_ref().err().is_none_or(|e| e.code == 422), "{result:?}");
+            }
+            let mut said = (*world.registry.get(&key(0)).unwrap()).clone();
+            said.0.insert("status".into(), json!({"loadBalancer": {"ingress": [status]}}));
+            let result = world.registry.update(Part::Status, said, WriteOptions::default()).await;
+            assert!(result.as_ref().err().is_none_or(|e| e.code == 422), "{result:?}");
+            world.check();
+        });
+    }
+}
+
 /// The same walks each time.
 fn walks(many: usize, steps: usize) -> Vec<Vec<Step>> {
     let mut runner = TestRunner::deterministic();
