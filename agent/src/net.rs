@@ -18,13 +18,13 @@ mod worker;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::OwnedFd,
     str::FromStr,
     sync::Arc,
 };
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use nix::errno::Errno;
 use sha2::{Digest, Sha256};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -39,6 +39,8 @@ pub const LINK_GROUP: u32 = 173;
 pub const TUNNEL: &str = "minisvc-vx";
 /// Its link group: the packet rules know it by this, whether it is there or not.
 pub const TUNNEL_GROUP: u32 = 174;
+/// What pods use as their gateway of IPv6, as [`GATEWAY`].
+pub const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 /// What pods use as their gateway: on-link, the same everywhere, answered by permanent neighbour entries.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 
@@ -68,6 +70,21 @@ pub struct NetConfig {
     pub vxlan_port: u16,
     /// In a dual-stack cluster, the same of IPv6.
     pub family6: Option<Family6>,
+}
+
+impl NetConfig {
+    /// Whether an address is one of the service ranges' that an agent with other settings gave to `lo`.
+    fn is_old_dns(&self, ip: IpAddr) -> bool {
+        match ip {
+            IpAddr::V4(ip) => self.service_cidr.contains(&ip) && ip != self.dns_ip,
+            IpAddr::V6(ip) => self.family6.is_some_and(|f| f.service_cidr.contains(&ip) && ip != f.dns_ip),
+        }
+    }
+
+    /// The second address of the pod with this one, in a dual-stack cluster.
+    pub fn pod_address6(&self, first: Ipv4Addr) -> Option<Ipv6Addr> {
+        self.family6.map(|family| family.pod_address(first, self.local_pod_cidr))
+    }
 }
 
 /// Another node of the cluster.
@@ -166,19 +183,35 @@ pub enum NetError {
     #[error(
         "no link of this machine has the node address {0}: give it to one, or name another with --node-ip"
     )]
-    NoNodeLink(Ipv4Addr),
+    NoNodeLink(IpAddr),
     /// Packets are not forwarded, and that cannot be changed from here.
     #[error(
         "IPv4 forwarding is off and cannot be switched on here ({0}): run `sysctl -w net.ipv4.ip_forward=1` on this node"
     )]
     ForwardingOff(Errno),
+    /// IPv6 packets are not forwarded, and that cannot be changed from here.
+    #[error(
+        "IPv6 forwarding is off and cannot be switched on here ({0}): run `sysctl -w net.ipv6.conf.all.forwarding=1` on this \
+         node; where router advertisements give it its routes, `sysctl -w net.ipv6.conf.LINK.accept_ra=2` before"
+    )]
+    ForwardingOff6(Errno),
+    /// The kernel has no IPv6, or it is switched off.
+    #[error(
+        "this machine has no IPv6: its kernel lacks it, or it is disabled (net.ipv6.conf.all.disable_ipv6)"
+    )]
+    NoIpv6,
+    /// The node's link has no address of IPv6 that others can use.
+    #[error(
+        "the link {0} has no IPv6 address that other nodes reach (global or unique local): give it one, or name one with --node-ip IPV4,IPV6"
+    )]
+    NoAddress6(String),
     /// Somebody else routes the same destination.
     #[error(
         "the route to {destination} is not ours (protocol {protocol}): remove it, or choose another range for the cluster"
     )]
     RouteTaken {
         /// The destination both want.
-        destination: Ipv4Net,
+        destination: IpNet,
         /// `rtm_protocol` of the route that is there.
         protocol: u8,
     },
@@ -191,7 +224,8 @@ type Reply<T> = oneshot::Sender<Result<T, NetError>>;
 
 /// Whom the thread tells of what it finds.
 struct Tell {
-    ways: watch::Sender<Ways>,
+    /// By family.
+    ways: [watch::Sender<Ways>; 2],
     repairs: broadcast::Sender<Repaired>,
 }
 
@@ -227,6 +261,7 @@ impl fmt::Display for Repaired {
 pub struct Net {
     commands: mpsc::Sender<Command>,
     ways: watch::Receiver<Ways>,
+    ways6: watch::Receiver<Ways>,
     repairs: broadcast::Sender<Repaired>,
 }
 
@@ -237,15 +272,16 @@ impl Net {
         let (sender, commands) = mpsc::channel(QUEUE);
         let (started, result) = oneshot::channel();
         let (decided, ways) = watch::channel(Ways::default());
+        let (decided6, ways6) = watch::channel(Ways::default());
         let (repairs, _) = broadcast::channel(REPAIRS);
-        let tell = Tell { ways: decided, repairs: repairs.clone() };
+        let tell = Tell { ways: [decided, decided6], repairs: repairs.clone() };
         // A new thread stands in the namespace of the thread that starts it.
         std::thread::Builder::new()
             .name("network".into())
             .spawn(move || worker::run(config, commands, tell, started))
             .map_err(|e| kernel::io("start", "the network's thread", &e))?;
         result.await.map_err(|_| NetError::Ended)??;
-        Ok(Net { commands: sender, ways, repairs })
+        Ok(Net { commands: sender, ways, ways6, repairs })
     }
 
     /// Connects a pod: a veth pair with `link` here and `eth0` with `ip` in `netns`, routes both ways. A link that is right
@@ -273,6 +309,11 @@ impl Net {
     /// How the nodes of the last [`Net::set_routes`] are reached, now and whenever the machine's own routes change that.
     pub fn ways(&self) -> watch::Receiver<Ways> {
         self.ways.clone()
+    }
+
+    /// The same of IPv6: of the nodes that have it, if this one has.
+    pub fn ways6(&self) -> watch::Receiver<Ways> {
+        self.ways6.clone()
     }
 
     /// What somebody else took away, once it is back, from now on.

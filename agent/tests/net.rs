@@ -2,6 +2,9 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[path = "net/second_family.rs"]
+mod second_family;
+
 use std::{
     net::Ipv4Addr,
     time::{Duration, Instant},
@@ -173,7 +176,7 @@ fn what_is_not_ours_stays_and_what_cannot_be_is_said() -> anyhow::Result<()> {
         let node = lan.machine("node-1", config(1).node_ip)?;
         let wrong = NetConfig { node_ip: CLIENT, ..config(1) };
         let error = node.block_on(async || Ok(Net::start(wrong).await.unwrap_err()))?;
-        assert_eq!(error, NetError::NoNodeLink(CLIENT));
+        assert_eq!(error, NetError::NoNodeLink(CLIENT.into()));
 
         // A static route to what will be another node's pod range.
         node.block_on(async || {
@@ -198,7 +201,7 @@ fn what_is_not_ours_stays_and_what_cannot_be_is_said() -> anyhow::Result<()> {
         };
         let error =
             node.block_on(async || Ok(net.set_routes(vec![route(2), route(3)]).await.unwrap_err()))?;
-        assert_eq!(error, NetError::RouteTaken { destination: config(2).local_pod_cidr, protocol: 4 });
+        assert_eq!(error, NetError::RouteTaken { destination: config(2).local_pod_cidr.into(), protocol: 4 });
         let after = route_table(&node)?;
         for line in before.lines() {
             assert!(after.contains(line), "{line}\nis missing from\n{after}");

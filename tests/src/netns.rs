@@ -4,7 +4,7 @@
 use std::{
     fs::File,
     io,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::Path,
     process::Command,
@@ -13,8 +13,11 @@ use std::{
 
 use anyhow::{Context, bail};
 use futures::TryStreamExt;
+
 use nix::sched::{CloneFlags, setns, unshare};
-use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{
+    Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder, packet_route::address::AddressHeaderFlags,
+};
 
 const INSIDE: &str = "MINISVC_TEST_IN_USER_NAMESPACE";
 
@@ -204,6 +207,19 @@ impl Lan {
             .await
         })?;
         Ok(port)
+    }
+
+    /// Gives a machine's link an address of IPv6 (/64) beside the one it has.
+    pub fn second_address(machine: &Namespace, link: &str, ip: Ipv6Addr) -> anyhow::Result<()> {
+        machine.block_on(async || {
+            with_handle(async |handle| {
+                let mut add = handle.address().add(index(&handle, link).await?, IpAddr::V6(ip), 64);
+                // Nobody else has it, and a test has no second to make sure.
+                add.message_mut().header.flags = AddressHeaderFlags::Nodad;
+                Ok(add.execute().await?)
+            })
+            .await
+        })
     }
 
     /// The name of the bridge's port that was made last.

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     thread,
     time::Duration,
 };
@@ -51,7 +51,8 @@ impl Server {
     }
 
     /// Listens at one address, and answers from it.
-    pub fn start_on(at: &Namespace, ip: Ipv4Addr, port: u16) -> anyhow::Result<Self> {
+    pub fn start_on(at: &Namespace, ip: impl Into<IpAddr>, port: u16) -> anyhow::Result<Self> {
+        let ip = ip.into();
         let (ready, listening) = std::sync::mpsc::channel();
         let (stop, stopped) = oneshot::channel();
         let name = at.name().to_owned();
@@ -142,7 +143,12 @@ impl Connection {
 
 /// A new TCP connection, one answer.
 pub fn tcp(to: (Ipv4Addr, u16)) -> anyhow::Result<Answer> {
-    Connection::open(to).with_context(|| format!("connecting to {to:?}"))?.ask()
+    tcp_to(to.into())
+}
+
+/// The same, of either family.
+pub fn tcp_to(to: SocketAddr) -> anyhow::Result<Answer> {
+    Connection::open(to).with_context(|| format!("connecting to {to}"))?.ask()
 }
 
 /// A connected UDP socket.
@@ -151,8 +157,11 @@ pub struct Flow(UdpSocket);
 
 impl Flow {
     /// From the calling thread's namespace.
-    pub fn open(to: (Ipv4Addr, u16)) -> io::Result<Self> {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    pub fn open(to: impl Into<SocketAddr>) -> io::Result<Self> {
+        let to = to.into();
+        let any: IpAddr =
+            if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let socket = UdpSocket::bind((any, 0))?;
         socket.connect(to)?;
         socket.set_read_timeout(Some(PATIENCE))?;
         Ok(Flow(socket))
@@ -177,5 +186,10 @@ impl Flow {
 
 /// A new UDP flow, one answer.
 pub fn udp(to: (Ipv4Addr, u16)) -> anyhow::Result<Answer> {
-    Flow::open(to)?.ask().with_context(|| format!("asking {to:?} over UDP"))
+    udp_to(to.into())
+}
+
+/// The same, of either family.
+pub fn udp_to(to: SocketAddr) -> anyhow::Result<Answer> {
+    Flow::open(to)?.ask().with_context(|| format!("asking {to} over UDP"))
 }

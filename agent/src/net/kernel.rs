@@ -1,9 +1,12 @@
 //! A connection to rtnetlink, and its errors in our words.
 
-use std::io;
+use std::{io, net::IpAddr};
 
 use futures::TryStreamExt;
-use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+use netlink_packet_route::{
+    address::{AddressAttribute, AddressMessage},
+    link::{LinkAttribute, LinkMessage},
+};
 use nix::errno::Errno;
 use rtnetlink::Handle;
 use tokio::task::JoinHandle;
@@ -92,6 +95,14 @@ impl From<&LinkMessage> for Link {
         }
         link
     }
+}
+
+/// The address that a message is about, at this end of the link.
+pub(super) fn local(message: &AddressMessage) -> Option<IpAddr> {
+    let find = |of: fn(&AddressAttribute) -> Option<IpAddr>| message.attributes.iter().find_map(of);
+    // IPv6 tells an address of its own only where the other end has another.
+    find(|a| if let AddressAttribute::Local(ip) = a { Some(*ip) } else { None })
+        .or_else(|| find(|a| if let AddressAttribute::Address(ip) = a { Some(*ip) } else { None }))
 }
 
 /// Runs a future on a runtime of its own in this thread.

@@ -6,16 +6,18 @@ use std::{
 };
 
 use futures::TryStreamExt;
-use ipnet::Ipv4Net;
-use netlink_packet_route::link::{InfoData, InfoVeth};
+use netlink_packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoVeth, LinkAttribute,
+};
 use nix::errno::Errno;
 use rtnetlink::{LinkUnspec, LinkVeth};
 
 use super::{
-    GATEWAY, LINK_GROUP, LinkName, NetError,
+    LINK_GROUP, LinkName, NetConfig, NetError,
     kernel::{Link, Netlink, Refused, errno},
     pod,
     routes::{self, Route, Way},
+    sysctl,
 };
 
 /// The address of every host side, locally administered. Both ends have addresses of our choice, so that neither needs to
@@ -32,11 +34,13 @@ pub(super) fn pod_mac(ip: Ipv4Addr) -> [u8; 6] {
 pub(super) async fn attach(
     netlink: &Netlink,
     mtu: u32,
-    node_ip: Ipv4Addr,
+    config: &NetConfig,
     link: &LinkName,
     ip: Ipv4Addr,
     netns: BorrowedFd<'_>,
 ) -> Result<u32, NetError> {
+    let second = config.pod_address6(ip);
+    let mac = pod_mac(ip);
     // A new pod has neither end: the first try is all it takes.
     if !create(netlink, mtu, link, ip, netns).await? {
         let here = netlink.link(link.as_str()).await?;
@@ -64,13 +68,42 @@ pub(super) async fn attach(
         object: format!("link {link}"),
         errno: Errno::ENODEV,
     })?;
+    if second.is_some() {
+        sysctl::ipv6_on(&here.name)?;
+        no_link_local(netlink, &here).await?;
+    } else {
+        sysctl::deaf_to_routers(&here.name);
+    }
     let up = LinkUnspec::new_with_index(here.index).mtu(mtu).link_group(LINK_GROUP).up().build();
     netlink.handle.link().set(up).execute().await.refused("set up link", link)?;
-    neighbour(netlink, &here, ip, &pod_mac(ip)).await?;
-    pod::inside(netns, link, async |netlink| pod::configure(netlink, mtu, ip).await)?;
-    let way = Way::Link { link: here.index, source: node_ip };
-    routes::put(netlink, &Route { to: Ipv4Net::from(ip), way }).await?;
+    let addresses: Vec<IpAddr> =
+        [Some(IpAddr::V4(ip)), second.map(IpAddr::V6)].into_iter().flatten().collect();
+    for ip in &addresses {
+        neighbour(netlink, &here, *ip, &mac).await?;
+    }
+    pod::inside(netns, link, async |netlink| pod::configure(netlink, mtu, &addresses).await)?;
+    for route in host_routes(config, here.index, ip) {
+        routes::put(netlink, &route).await?;
+    }
     Ok(here.index)
+}
+
+/// The routes to a pod, of each family, through the host side of its link.
+pub(super) fn host_routes(config: &NetConfig, link: u32, ip: Ipv4Addr) -> Vec<Route> {
+    let route = |to: IpAddr, source: IpAddr| Route { to: to.into(), way: Way::Link { link, source } };
+    let second = config.family6.zip(config.pod_address6(ip));
+    let second = second.map(|(family, ip)| route(ip.into(), family.node_ip.into()));
+    [Some(route(ip.into(), config.node_ip.into())), second].into_iter().flatten().collect()
+}
+
+/// Has the kernel give a link no address of its own choice when it goes up, which would take a second of looking for others that
+/// have it.
+pub(super) async fn no_link_local(netlink: &Netlink, link: &Link) -> Result<(), NetError> {
+    let mode = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
+    let set = LinkUnspec::new_with_index(link.index)
+        .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![mode]))
+        .build();
+    netlink.handle.link().set(set).execute().await.refused("switch off link-local addresses of", &link.name)
 }
 
 fn is_right(here: Option<&Link>, there: Option<&Link>, ip: Ipv4Addr) -> bool {
@@ -99,7 +132,6 @@ async fn create(
         .address(HOST_MAC.to_vec())
         .mtu(mtu)
         .link_group(LINK_GROUP)
-        .up()
         .build();
     match netlink.handle.link().add(message).execute().await {
         Ok(()) => Ok(true),
@@ -112,10 +144,11 @@ async fn create(
 pub(super) async fn neighbour(
     netlink: &Netlink,
     link: &Link,
-    ip: Ipv4Addr,
+    ip: impl Into<IpAddr>,
     mac: &[u8],
 ) -> Result<(), NetError> {
-    let add = netlink.handle.neighbours().add(link.index, IpAddr::V4(ip)).link_layer_address(mac).replace();
+    let ip = ip.into();
+    let add = netlink.handle.neighbours().add(link.index, ip).link_layer_address(mac).replace();
     add.execute().await.refused("set the neighbour", format!("{ip} on {}", link.name))
 }
 
@@ -138,9 +171,4 @@ pub(super) async fn detach(netlink: &Netlink, link: &LinkName) -> Result<(), Net
 pub(super) async fn list(netlink: &Netlink) -> Result<Vec<LinkName>, NetError> {
     let all: Vec<_> = netlink.handle.link().get().execute().try_collect().await.refused("list", "links")?;
     Ok(all.iter().filter_map(|message| Link::from(message).name.parse().ok()).collect())
-}
-
-/// The gateway as the pod's neighbour table has it.
-pub(super) async fn gateway(netlink: &Netlink, link: &Link) -> Result<(), NetError> {
-    neighbour(netlink, link, GATEWAY, &HOST_MAC).await
 }

@@ -19,6 +19,62 @@ pub(super) fn forwarding_on() -> Result<(), NetError> {
         .map_err(|e| NetError::ForwardingOff(e.raw_os_error().map_or(Errno::EIO, Errno::from_raw)))
 }
 
+/// The settings of IPv6 by link; `all` and `default` are no links.
+const LINKS6: &str = "/proc/sys/net/ipv6/conf";
+
+/// Whether a setting of a link has a value.
+fn is6(link: &str, name: &str, value: &str) -> bool {
+    fs::read_to_string(format!("{LINKS6}/{link}/{name}")).is_ok_and(|text| text.trim() == value)
+}
+
+fn set6(link: &str, name: &str, value: &str) -> Result<(), Errno> {
+    if is6(link, name, value) {
+        return Ok(());
+    }
+    let errno = |e: std::io::Error| e.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
+    fs::write(format!("{LINKS6}/{link}/{name}"), value).map_err(errno)
+}
+
+/// Switches IPv6 forwarding on, in the namespace of the calling thread. A link of a machine that forwards does not listen to router
+/// advertisements any more, and the routes that came with them go at once: links that listen now are told to go on first.
+/// [Documentation/networking/ip-sysctl.rst, accept_ra]
+pub(super) fn forwarding6_on() -> Result<(), NetError> {
+    if is6("all", "disable_ipv6", "1") || fs::metadata(LINKS6).is_err() {
+        return Err(NetError::NoIpv6);
+    }
+    if is6("all", "forwarding", "1") {
+        return Ok(());
+    }
+    let links = fs::read_dir(LINKS6).into_iter().flatten().flatten();
+    for link in links.filter_map(|entry| entry.file_name().into_string().ok()) {
+        let listens = is6(&link, "accept_ra", "1") && is6(&link, "forwarding", "0");
+        if listens && !["all", "default", "lo"].contains(&link.as_str()) {
+            set6(&link, "accept_ra", "2").map_err(NetError::ForwardingOff6)?;
+        }
+    }
+    set6("all", "forwarding", "1").map_err(NetError::ForwardingOff6)
+}
+
+/// Lets a link of ours carry IPv6, where the machine's default says that new links do not, and keeps it from taking routes of
+/// whoever sends advertisements there: pods are no routers.
+pub(super) fn ipv6_on(link: &str) -> Result<(), NetError> {
+    deaf_to_routers(link);
+    set6(link, "disable_ipv6", "0").map_err(|errno| NetError::Kernel {
+        operation: "switch on IPv6 (net.ipv6.conf.*.disable_ipv6) on",
+        object: link.to_owned(),
+        errno,
+    })
+}
+
+/// Keeps a link from taking routes of whoever sends router advertisements there. A kernel without IPv6 takes none.
+pub(super) fn deaf_to_routers(link: &str) {
+    if let Err(error) = set6(link, "accept_ra", "0")
+        && error != Errno::ENOENT
+    {
+        tracing::info!(%error, "net.ipv6.conf.{link}.accept_ra cannot be set to 0");
+    }
+}
+
 /// Keeps the nodePorts out of what the kernel gives to clients; what the administrator reserved stays. Where this is not
 /// allowed a client may, rarely, hold a nodePort's number as its own: nothing breaks but that relay port.
 pub(super) fn reserve_ports(range: (u16, u16)) {
@@ -33,16 +89,18 @@ pub(super) fn reserve_ports(range: (u16, u16)) {
 /// Lets packets come out of the tunnel whose senders are reached by another way: two nodes may disagree about the way between them.
 /// Where this is not allowed, and the machine's own setting is strict, such packets are lost.
 pub(super) fn loose_reverse_path(link: &str) {
-    let conf = |family: &str, name: &str| format!("/proc/sys/net/{family}/conf/{link}/{name}");
-    let path = conf("ipv4", "rp_filter");
+    let path = format!("/proc/sys/net/ipv4/conf/{link}/rp_filter");
     let is = |path: &str, value: &str| fs::read_to_string(path).is_ok_and(|text| text.trim() == value);
     if !is(&path, "2")
         && let Err(error) = fs::write(&path, "2")
     {
         tracing::info!(%error, "{path} cannot be set to 2");
     }
-    // The tunnel carries IPv4 alone. A kernel without IPv6 has no such file.
-    let _ = fs::write(conf("ipv6", "disable_ipv6"), "1");
+}
+
+/// Of a link that carries IPv4 alone. A kernel without IPv6 has no such setting.
+pub(super) fn ipv6_off(link: &str) {
+    let _ = set6(link, "disable_ipv6", "1");
 }
 
 /// The list with the range added; `None` if it is covered already.

@@ -3,24 +3,28 @@
 //! Nothing is learned from packets and nothing is asked: a neighbour's MAC follows from its node's address, and both tables are ours.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
 };
 
 use futures::TryStreamExt;
+use ipnet::IpNet;
 use netlink_packet_route::{
     AddressFamily,
-    address::{AddressAttribute, AddressMessage},
+    address::{AddressMessage, AddressScope},
     link::{InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
 };
 use nix::errno::Errno;
-use rtnetlink::{AddressMessageBuilder, LinkUnspec, LinkVxlan};
+use rtnetlink::{LinkUnspec, LinkVxlan};
 
 use super::{
     NetConfig, NetError, TUNNEL, TUNNEL_GROUP,
-    kernel::{Link, Netlink, Refused, errno},
-    links, sysctl, tunnel_address,
+    family6::{is_link_local, tunnel_address6},
+    kernel::{Link, Netlink, Refused, errno, local},
+    links,
+    pod::host_address,
+    sysctl, tunnel_address,
 };
 
 /// The network inside the tunnel; other VXLANs of the machine have other numbers.
@@ -40,8 +44,8 @@ fn mac(node_ip: Ipv4Addr) -> Mac {
 #[derive(Debug)]
 pub(super) struct Tunnel {
     pub(super) link: u32,
-    /// MACs by addresses inside the tunnel.
-    neighbours: BTreeMap<Ipv4Addr, Mac>,
+    /// MACs by addresses inside the tunnel, of both families.
+    neighbours: BTreeMap<IpAddr, Mac>,
     /// Nodes' addresses by MACs.
     forwarding: BTreeMap<Mac, Ipv4Addr>,
 }
@@ -83,15 +87,23 @@ impl Tunnel {
         };
         let link = Link::from(&message);
         sysctl::loose_reverse_path(TUNNEL);
+        if config.family6.is_some() {
+            sysctl::ipv6_on(TUNNEL)?;
+            links::no_link_local(netlink, &link).await?;
+        } else {
+            sysctl::ipv6_off(TUNNEL);
+        }
         let is_up = message.header.flags.contains(LinkFlags::Up);
         if link.mtu != mtu || link.group != TUNNEL_GROUP || !is_up {
             let set = LinkUnspec::new_with_index(link.index).mtu(mtu).link_group(TUNNEL_GROUP).up().build();
             netlink.handle.link().set(set).execute().await.refused("set up link", TUNNEL)?;
         }
-        address(netlink, link.index, tunnel_address(config.local_pod_cidr)).await?;
+        let second = config.family6.map(|family| tunnel_address6(family.local_pod_cidr).into());
+        let wanted = [Some(tunnel_address(config.local_pod_cidr).into()), second];
+        addresses(netlink, link.index, &wanted.into_iter().flatten().collect()).await?;
         let mut tunnel =
             Tunnel { link: link.index, neighbours: BTreeMap::new(), forwarding: BTreeMap::new() };
-        tunnel.read(netlink).await?;
+        tunnel.read(netlink, config.family6.is_some()).await?;
         Ok(Some(tunnel))
     }
 
@@ -109,22 +121,25 @@ impl Tunnel {
             return Ok(vec![format!("link {TUNNEL}")]);
         }
         let mut now = Tunnel { link: self.link, neighbours: BTreeMap::new(), forwarding: BTreeMap::new() };
-        now.read(netlink).await?;
+        now.read(netlink, self.neighbours.keys().any(IpAddr::is_ipv6)).await?;
         let neighbours = self.neighbours.iter().filter(|(ip, mac)| now.neighbours.get(ip) != Some(mac));
         let entries = self.forwarding.iter().filter(|(mac, ip)| now.forwarding.get(*mac) != Some(ip));
         let neighbours = neighbours.map(|(ip, _)| format!("neighbour {ip} on {TUNNEL}"));
         Ok(neighbours.chain(entries.map(|(_, ip)| format!("the entry for node {ip} on {TUNNEL}"))).collect())
     }
 
-    async fn read(&mut self, netlink: &Netlink) -> Result<(), NetError> {
-        for family in [AddressFamily::Inet, AddressFamily::Bridge] {
+    async fn read(&mut self, netlink: &Netlink, both: bool) -> Result<(), NetError> {
+        let families = [AddressFamily::Inet, AddressFamily::Bridge, AddressFamily::Inet6];
+        for family in families.into_iter().take(if both { 3 } else { 2 }) {
             let all = netlink.handle.neighbours().get().set_address_family(family).execute();
             let all: Vec<_> = all.try_collect().await.refused("list", "neighbours")?;
             for message in all.iter().filter(|m| m.header.ifindex == self.link) {
                 let Some(entry) = entry(message) else { continue };
                 match (family, entry) {
-                    (AddressFamily::Bridge, (Some(ip), mac)) => drop(self.forwarding.insert(mac, ip)),
-                    (AddressFamily::Inet, (Some(ip), mac))
+                    (AddressFamily::Bridge, (Some(IpAddr::V4(ip)), mac)) => {
+                        let _ = self.forwarding.insert(mac, ip);
+                    }
+                    (AddressFamily::Inet | AddressFamily::Inet6, (Some(ip), mac))
                         if message.header.state == NeighbourState::Permanent =>
                     {
                         self.neighbours.insert(ip, mac);
@@ -142,7 +157,7 @@ impl Tunnel {
     pub(super) async fn add(
         &mut self,
         netlink: &Netlink,
-        nodes: &BTreeMap<Ipv4Addr, Ipv4Addr>,
+        nodes: &BTreeMap<IpAddr, Ipv4Addr>,
     ) -> Result<(), NetError> {
         let mut result = Ok(());
         for (inside, ip) in nodes {
@@ -155,7 +170,7 @@ impl Tunnel {
     pub(super) async fn retain(
         &mut self,
         netlink: &Netlink,
-        nodes: &BTreeMap<Ipv4Addr, Ipv4Addr>,
+        nodes: &BTreeMap<IpAddr, Ipv4Addr>,
     ) -> Result<(), NetError> {
         let mut result = Ok(());
         let gone = self.neighbours.iter().filter(|(ip, _)| !nodes.contains_key(ip));
@@ -172,7 +187,7 @@ impl Tunnel {
         result
     }
 
-    async fn put(&mut self, netlink: &Netlink, inside: Ipv4Addr, ip: Ipv4Addr) -> Result<(), NetError> {
+    async fn put(&mut self, netlink: &Netlink, inside: IpAddr, ip: Ipv4Addr) -> Result<(), NetError> {
         let mac = mac(ip);
         if self.forwarding.get(&mac) != Some(&ip) {
             let add = netlink.handle.neighbours().add_bridge(self.link, &mac).destination(IpAddr::V4(ip));
@@ -192,15 +207,19 @@ impl Tunnel {
     async fn forget(
         &self,
         netlink: &Netlink,
-        inside: Option<Ipv4Addr>,
+        inside: Option<IpAddr>,
         mac: Mac,
         outside: Option<Ipv4Addr>,
     ) -> Result<(), NetError> {
         let mut message = NeighbourMessage::default();
         message.header.ifindex = self.link;
         if let Some(ip) = inside {
-            message.header.family = AddressFamily::Inet;
-            message.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)));
+            let (family, address) = match ip {
+                IpAddr::V4(ip) => (AddressFamily::Inet, NeighbourAddress::Inet(ip)),
+                IpAddr::V6(ip) => (AddressFamily::Inet6, NeighbourAddress::Inet6(ip)),
+            };
+            message.header.family = family;
+            message.attributes.push(NeighbourAttribute::Destination(address));
         } else {
             message.header.family = AddressFamily::Bridge;
             message.header.flags = NeighbourFlags::Own;
@@ -216,14 +235,15 @@ impl Tunnel {
     }
 }
 
-fn entry(message: &NeighbourMessage) -> Option<(Option<Ipv4Addr>, Mac)> {
+fn entry(message: &NeighbourMessage) -> Option<(Option<IpAddr>, Mac)> {
     let (mut ip, mut mac) = (None, None);
     for attribute in &message.attributes {
         match attribute {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(found)) => ip = Some(*found),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(found)) => ip = Some((*found).into()),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(found)) => ip = Some((*found).into()),
             // Forwarding entries come without a family for their destination.
             NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => {
-                ip = <[u8; 4]>::try_from(bytes.as_slice()).ok().map(Ipv4Addr::from);
+                ip = <[u8; 4]>::try_from(bytes.as_slice()).ok().map(IpAddr::from);
             }
             NeighbourAttribute::LinkLayerAddress(found) => mac = Mac::try_from(found.as_slice()).ok(),
             _ => {}
@@ -262,31 +282,27 @@ fn is_right(message: &LinkMessage, config: &NetConfig) -> bool {
         && Link::from(message).mac == mac(config.node_ip)
 }
 
-/// The node's address inside, and no other.
-async fn address(netlink: &Netlink, link: u32, wanted: Ipv4Addr) -> Result<(), NetError> {
+/// The node's addresses inside, and no others but what the kernel gives each link.
+async fn addresses(netlink: &Netlink, link: u32, wanted: &BTreeSet<IpAddr>) -> Result<(), NetError> {
     let all: Vec<AddressMessage> =
         netlink.handle.address().get().execute().try_collect().await.refused("list", "addresses")?;
-    let of = |message: &AddressMessage| {
-        message.attributes.iter().find_map(|a| match a {
-            AddressAttribute::Local(IpAddr::V4(ip)) => Some(*ip),
-            _ => None,
-        })
-    };
-    let mut is_there = false;
+    let mut missing = wanted.clone();
     for message in all.into_iter().filter(|m| m.header.index == link) {
-        let Some(ip) = of(&message) else { continue };
-        if ip == wanted && message.header.prefix_len == 32 {
-            is_there = true;
+        let Some(ip) = local(&message).filter(|ip| !is_link_local(*ip)) else { continue };
+        if wanted.contains(&ip) && message.header.prefix_len == IpNet::from(ip).prefix_len() {
+            missing.remove(&ip);
             continue;
         }
         netlink.handle.address().del(message).execute().await.refused("remove from the tunnel", ip)?;
     }
-    if is_there {
-        return Ok(());
+    for ip in missing {
+        let mut add = netlink.handle.address().add(link, ip, IpNet::from(ip).prefix_len());
+        let mut message = host_address(link, ip);
+        message.header.scope = AddressScope::Universe;
+        *add.message_mut() = message;
+        add.execute().await.refused("give the tunnel the address", ip)?;
     }
-    let mut add = netlink.handle.address().add(link, wanted.into(), 32);
-    *add.message_mut() = AddressMessageBuilder::<Ipv4Addr>::new().index(link).address(wanted, 32).build();
-    add.execute().await.refused("give the tunnel the address", wanted)
+    Ok(())
 }
 
 async fn remove(netlink: &Netlink, index: u32) -> Result<(), NetError> {

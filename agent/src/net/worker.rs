@@ -5,17 +5,14 @@ mod nodes;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsFd, OwnedFd},
     time::Duration,
 };
 
 use futures::{StreamExt, TryStreamExt, channel::mpsc::UnboundedReceiver};
-use ipnet::Ipv4Net;
-use netlink_packet_route::{
-    RouteNetlinkMessage,
-    address::{AddressAttribute, AddressMessage},
-};
+use ipnet::IpNet;
+use netlink_packet_route::{RouteNetlinkMessage, address::AddressMessage};
 use nix::errno::Errno;
 use rtnetlink::{
     LinkUnspec, MulticastGroup,
@@ -30,7 +27,7 @@ use tokio::{
 
 use super::{
     Command, LinkName, NetConfig, NetError, NodeRoute, ROUTE_PROTOCOL, Tell,
-    kernel::{Link, Netlink, Refused, block_on, errno},
+    kernel::{Link, Netlink, Refused, block_on, errno, local},
     links,
     pod::host_address,
     routes::{self, Route, Way},
@@ -59,7 +56,7 @@ pub(super) fn run(
         };
         // A caller that has gone away dropped its handle, too: the loop then ends at once.
         let _ = started.send(Ok(()));
-        let mut changes = Changes::listen();
+        let mut changes = Changes::listen(worker.config.family6.is_some());
         let mut due: Option<(Instant, Change)> = None;
         loop {
             tokio::select! {
@@ -106,13 +103,16 @@ struct Changes(Option<(Multicast, JoinHandle<()>)>);
 type Multicast = UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>;
 
 impl Changes {
-    fn listen() -> Self {
-        let groups = [
+    fn listen(both: bool) -> Self {
+        let mut groups = vec![
             MulticastGroup::Link,
             MulticastGroup::Neigh,
             MulticastGroup::Ipv4Ifaddr,
             MulticastGroup::Ipv4Route,
         ];
+        if both {
+            groups.extend([MulticastGroup::Ipv6Ifaddr, MulticastGroup::Ipv6Route]);
+        }
         match rtnetlink::new_multicast_connection(&groups) {
             Ok((connection, _, messages)) => Changes(Some((messages, tokio::spawn(connection)))),
             Err(error) => {
@@ -153,13 +153,13 @@ struct Worker {
     /// `None`: nobody has told yet; the routes of an earlier agent stay.
     nodes: Option<Vec<NodeRoute>>,
     pods: BTreeMap<LinkName, Pod>,
-    /// The ways to nodes' addresses, as they were when the kernel was asked last.
-    known_ways: BTreeMap<Ipv4Addr, super::Way>,
+    /// The ways to nodes' addresses, of both families, as they were when the kernel was asked last.
+    known_ways: BTreeMap<IpAddr, super::Way>,
     tunnel: Option<Tunnel>,
     /// The tunnel is known to be as `tunnel` says, absent included.
     tunnel_is_known: bool,
     /// The routes to other nodes' pods as they were set last.
-    routed: BTreeMap<Ipv4Net, Route>,
+    routed: BTreeMap<IpNet, Route>,
     /// What is missing and not back yet.
     missing: BTreeSet<String>,
     tell: Tell,
@@ -186,17 +186,15 @@ impl Worker {
         let netlink = Netlink::open()?;
         let addresses: Vec<AddressMessage> =
             netlink.handle.address().get().execute().try_collect().await.refused("list", "addresses")?;
-        let of = |message: &AddressMessage| {
-            message.attributes.iter().find_map(|a| match a {
-                AddressAttribute::Local(std::net::IpAddr::V4(ip)) => Some(*ip),
-                _ => None,
-            })
+        let link_of = |ip: IpAddr| {
+            let found = addresses.iter().find(|m| local(m) == Some(ip)).map(|m| m.header.index);
+            found.ok_or(NetError::NoNodeLink(ip))
         };
-        let node_link = addresses
-            .iter()
-            .find(|m| of(m) == Some(config.node_ip))
-            .map(|m| m.header.index)
-            .ok_or(NetError::NoNodeLink(config.node_ip))?;
+        let node_link = link_of(config.node_ip.into())?;
+        if let Some(family) = config.family6 {
+            link_of(family.node_ip.into())?;
+            sysctl::forwarding6_on()?;
+        }
         let node_link = netlink
             .handle
             .link()
@@ -206,7 +204,7 @@ impl Worker {
             .try_next()
             .await
             .refused("look up", "the node's link")?
-            .ok_or(NetError::NoNodeLink(config.node_ip))?;
+            .ok_or(NetError::NoNodeLink(config.node_ip.into()))?;
         let worker = Worker {
             node_link: Link::from(&node_link),
             config,
@@ -225,26 +223,30 @@ impl Worker {
         worker.netlink.handle.link().set(lo).execute().await.refused("set up", "lo")?;
         for old in &addresses {
             // What an agent with other settings left: the service range is ours alone.
-            let ip =
-                of(old).filter(|ip| worker.config.service_cidr.contains(ip) && *ip != worker.config.dns_ip);
+            let ip = local(old).filter(|ip| worker.config.is_old_dns(*ip));
             if let (LO, Some(ip)) = (old.header.index, ip) {
                 let remove = worker.netlink.handle.address().del(old.clone());
                 remove.execute().await.refused("remove from lo", ip)?;
             }
         }
-        worker.dns_address().await?;
+        worker.dns_addresses().await?;
         let wanted = worker.own_routes();
-        for found in routes::list(&worker.netlink).await? {
+        for found in worker.routes().await? {
             // Routes to nodes and pods wait for their owners to say what is right.
             let ours = found.protocol == ROUTE_PROTOCOL;
             let standing = match &found.route {
                 Some(Route { way: Way::Unreachable, .. }) => true,
-                Some(Route { way: Way::Link { link, .. }, .. }) => *link == LO,
+                Some(Route { way: Way::Link { link, .. }, .. }) => {
+                    *link == LO || *link == worker.node_link.index
+                }
                 _ => false,
             };
             if ours && standing && !wanted.iter().any(|r| r.to == found.to) {
                 routes::remove(&worker.netlink, &found).await?;
             }
+        }
+        if worker.config.family6.is_none() {
+            worker.forget_family6().await;
         }
         for route in &wanted {
             routes::put(&worker.netlink, route).await?;
@@ -252,31 +254,70 @@ impl Worker {
         Ok(worker)
     }
 
-    /// Whether it was missing.
-    async fn dns_address(&self) -> Result<bool, NetError> {
-        let mut add = self.netlink.handle.address().add(LO, self.config.dns_ip.into(), 32);
-        *add.message_mut() = host_address(LO, self.config.dns_ip);
-        match add.execute().await {
-            Err(error) if errno(&error) == Errno::EEXIST => Ok(false),
-            other => other.refused("give lo the DNS address", self.config.dns_ip).map(|()| true),
+    /// Takes away the routes of a second family that this node has no more. A kernel without IPv6 has none.
+    async fn forget_family6(&self) {
+        let old = routes::list(&self.netlink, Ipv6Addr::UNSPECIFIED).await.unwrap_or_default();
+        for found in old.iter().filter(|found| found.protocol == ROUTE_PROTOCOL) {
+            if let Err(error) = routes::remove(&self.netlink, found).await {
+                tracing::warn!(%error, "a route of an earlier agent stays");
+            }
         }
     }
 
-    fn own_routes(&self) -> [Route; 2] {
+    /// The routes of each family that this node has.
+    async fn routes(&self) -> Result<Vec<routes::Found>, NetError> {
+        let mut all = routes::list(&self.netlink, self.config.node_ip).await?;
+        if let Some(family) = self.config.family6 {
+            all.extend(routes::list(&self.netlink, family.node_ip).await?);
+        }
+        Ok(all)
+    }
+
+    /// Those that were missing.
+    async fn dns_addresses(&self) -> Result<Vec<IpAddr>, NetError> {
+        let second = self.config.family6.map(|family| IpAddr::V6(family.dns_ip));
+        let mut missing = Vec::new();
+        for ip in [Some(IpAddr::V4(self.config.dns_ip)), second].into_iter().flatten() {
+            let mut add = self.netlink.handle.address().add(LO, ip, IpNet::from(ip).prefix_len());
+            *add.message_mut() = host_address(LO, ip);
+            match add.execute().await {
+                Err(error) if errno(&error) == Errno::EEXIST => {}
+                other => {
+                    other.refused("give lo the DNS address", ip)?;
+                    missing.push(ip);
+                }
+            }
+        }
+        Ok(missing)
+    }
+
+    /// The parts of the pod ranges that are this node's.
+    fn own_pods(&self) -> Vec<IpNet> {
+        let second = self.config.family6.map(|family| IpNet::V6(family.local_pod_cidr.trunc()));
+        [Some(IpNet::V4(self.config.local_pod_cidr.trunc())), second].into_iter().flatten().collect()
+    }
+
+    fn own_routes(&self) -> Vec<Route> {
         // A packet that no rule translates ends on lo; without a route the kernel would not even ask the rules.
-        let services = Way::Link { link: LO, source: self.config.node_ip };
-        [
-            Route { to: self.config.service_cidr.trunc(), way: services },
-            Route { to: self.config.local_pod_cidr.trunc(), way: Way::Unreachable },
-        ]
+        let services = Way::Link { link: LO, source: self.config.node_ip.into() };
+        let first = (IpNet::V4(self.config.service_cidr), services);
+        // In IPv6 a route through lo is one that refuses. The rules see what is sent before it leaves by the node's link.
+        let second = self.config.family6.map(|family| {
+            let services = Way::Link { link: self.node_link.index, source: family.node_ip.into() };
+            (IpNet::V6(family.service_cidr), services)
+        });
+        let services = [Some(first), second].into_iter().flatten();
+        let services = services.map(|(range, way)| Route { to: range.trunc(), way });
+        let pods = self.own_pods().into_iter().map(|to| Route { to, way: Way::Unreachable });
+        services.chain(pods).collect()
     }
 
     async fn obey(&mut self, command: Command) {
         // A caller that has gone away needs no answer.
         match command {
             Command::Attach(link, ip, netns, reply) => {
-                let (mtu, node_ip) = (self.node_link.mtu, self.config.node_ip);
-                let result = links::attach(&self.netlink, mtu, node_ip, &link, ip, netns.as_fd()).await;
+                let mtu = self.node_link.mtu;
+                let result = links::attach(&self.netlink, mtu, &self.config, &link, ip, netns.as_fd()).await;
                 let result = result.map(|index| {
                     // A network has one link: another pod that was thought to have it has lost it.
                     self.pods.retain(|_, other| !is_same(&other.netns, &netns));

@@ -3,7 +3,6 @@
 use std::{collections::BTreeSet, net::IpAddr, os::fd::AsFd};
 
 use futures::TryStreamExt;
-use ipnet::Ipv4Net;
 use netlink_packet_route::{
     AddressFamily,
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
@@ -14,7 +13,7 @@ use super::{
         LinkName, NetError, Repaired,
         kernel::{Link, Refused},
         links,
-        routes::{self, Route, Way},
+        routes::{self, Route},
     },
     Worker,
 };
@@ -24,8 +23,8 @@ impl Worker {
     pub(super) async fn restore(&mut self) -> Result<(), NetError> {
         let lost = self.lost().await?;
         self.missing.extend(lost.names);
-        if self.dns_address().await? {
-            self.missing.insert(format!("address {} on lo", self.config.dns_ip));
+        for ip in self.dns_addresses().await? {
+            self.missing.insert(format!("address {ip} on lo"));
         }
         if let Some(link) = self.netlink.link(&self.node_link.name).await? {
             self.node_link = link;
@@ -36,9 +35,8 @@ impl Worker {
             result = result.and(routes::put(&self.netlink, &route).await);
         }
         for (name, pod) in self.pods.iter_mut().filter(|(name, _)| lost.pods.contains(*name)) {
-            let (mtu, node_ip) = (self.node_link.mtu, self.config.node_ip);
-            let netns = pod.netns.as_fd();
-            match links::attach(&self.netlink, mtu, node_ip, name, pod.ip, netns).await {
+            let (mtu, netns) = (self.node_link.mtu, pod.netns.as_fd());
+            match links::attach(&self.netlink, mtu, &self.config, name, pod.ip, netns).await {
                 Ok(index) => pod.link = index,
                 Err(error) => result = result.and(Err(error)),
             }
@@ -60,12 +58,16 @@ impl Worker {
         let links: Vec<_> = links.try_collect().await.refused("list", "links")?;
         let links: BTreeSet<(u32, String)> =
             links.iter().map(Link::from).map(|link| (link.index, link.name)).collect();
-        let neighbours = self.netlink.handle.neighbours().get().set_address_family(AddressFamily::Inet);
-        let neighbours: Vec<_> = neighbours.execute().try_collect().await.refused("list", "neighbours")?;
-        let neighbours: BTreeSet<_> = neighbours.iter().filter_map(permanent).collect();
-        let there = routes::list(&self.netlink).await?;
-        let there: BTreeSet<Route> = there.into_iter().filter_map(|found| found.route).collect();
-        let mut wanted: Vec<Route> = self.own_routes().into();
+        let mut neighbours = BTreeSet::new();
+        let second = self.config.family6.map(|_| AddressFamily::Inet6);
+        for family in [Some(AddressFamily::Inet), second].into_iter().flatten() {
+            let all = self.netlink.handle.neighbours().get().set_address_family(family).execute();
+            let all: Vec<_> = all.try_collect().await.refused("list", "neighbours")?;
+            neighbours.extend(all.iter().filter_map(permanent));
+        }
+        let there: BTreeSet<Route> =
+            self.routes().await?.into_iter().filter_map(|found| found.route).collect();
+        let mut wanted: Vec<Route> = self.own_routes();
         wanted.extend(self.routed.values().cloned());
         for (name, pod) in &self.pods {
             if !links.contains(&(pod.link, name.to_string())) {
@@ -74,16 +76,17 @@ impl Worker {
                 lost.pods.insert(name.clone());
                 continue;
             }
-            if !neighbours.contains(&(pod.link, pod.ip.into())) {
-                lost.names.push(format!("neighbour {} on {name}", pod.ip));
-                lost.pods.insert(name.clone());
+            for route in links::host_routes(&self.config, pod.link, pod.ip) {
+                let ip = route.to.addr();
+                if !neighbours.contains(&(pod.link, ip)) {
+                    lost.names.push(format!("neighbour {ip} on {name}"));
+                    lost.pods.insert(name.clone());
+                }
+                if !there.contains(&route) {
+                    lost.pods.insert(name.clone());
+                }
+                wanted.push(route);
             }
-            let way = Way::Link { link: pod.link, source: self.config.node_ip };
-            let route = Route { to: Ipv4Net::from(pod.ip), way };
-            if !there.contains(&route) {
-                lost.pods.insert(name.clone());
-            }
-            wanted.push(route);
         }
         let gone = wanted.iter().filter(|r| !there.contains(r));
         lost.names.extend(gone.map(|r| format!("route to {}", r.to)));
@@ -106,6 +109,7 @@ struct Lost {
 fn permanent(message: &NeighbourMessage) -> Option<(u32, IpAddr)> {
     let ip = message.attributes.iter().find_map(|attribute| match attribute {
         NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
         _ => None,
     })?;
     (message.header.state == NeighbourState::Permanent).then_some((message.header.ifindex, ip))

@@ -1,28 +1,64 @@
 //! The other nodes: which way leads to each, and the routes and the tunnel for it.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use super::{
     super::{
         NetError, NodeRoute, ROUTE_PROTOCOL, Way as PeerWay, peers,
         routes::{self, Route, Way},
         tunnel::Tunnel,
-        tunnel_address,
+        tunnel_address, tunnel_address6,
     },
     Worker,
 };
+
+/// Another node in one family.
+struct Peer<'w> {
+    node: &'w NodeRoute,
+    /// Its address.
+    ip: IpAddr,
+    /// Its pods.
+    pods: IpNet,
+    /// Its address inside the tunnel.
+    inside: IpAddr,
+}
 
 impl Worker {
     fn others(&self) -> impl Iterator<Item = &NodeRoute> {
         self.nodes.iter().flatten().filter(|n| n.ip != self.config.node_ip)
     }
 
+    /// The other nodes in each family that this one has.
+    fn peers(&self) -> impl Iterator<Item = Peer<'_>> {
+        let first = self.others().map(|node| Peer {
+            node,
+            ip: node.ip.into(),
+            pods: IpNet::V4(node.pod_cidr.trunc()),
+            inside: tunnel_address(node.pod_cidr).into(),
+        });
+        let both = self.config.family6.is_some();
+        let second = self.others().filter_map(move |node| {
+            let family = node.family6.filter(|_| both)?;
+            Some(Peer {
+                node,
+                ip: family.ip.into(),
+                pods: IpNet::V6(family.pod_cidr.trunc()),
+                inside: tunnel_address6(family.pod_cidr).into(),
+            })
+        });
+        first.chain(second)
+    }
+
     /// Asks the kernel for the ways to nodes; `anew`: to all of them, else to those that nobody has asked for yet.
     pub(super) async fn ask_ways(&mut self, anew: bool) -> Result<(), NetError> {
         let (mut ways, mut result) = (BTreeMap::new(), Ok(()));
-        for ip in self.others().map(|n| n.ip) {
+        for ip in self.peers().map(|peer| peer.ip) {
             let before = self.known_ways.get(&ip).copied();
             let way = match before {
                 Some(way) if !anew => way,
@@ -40,10 +76,10 @@ impl Worker {
         result
     }
 
-    /// The nodes that are reached through the tunnel: their addresses inside and outside.
-    fn tunnelled(&self) -> BTreeMap<Ipv4Addr, Ipv4Addr> {
-        let is_vxlan = |n: &&NodeRoute| self.known_ways.get(&n.ip) == Some(&PeerWay::Vxlan);
-        self.others().filter(is_vxlan).map(|n| (tunnel_address(n.pod_cidr), n.ip)).collect()
+    /// The nodes that are reached through the tunnel in a family: their addresses inside, and those outside, which are of IPv4.
+    fn tunnelled(&self) -> BTreeMap<IpAddr, Ipv4Addr> {
+        let is_vxlan = |peer: &Peer<'_>| self.known_ways.get(&peer.ip) == Some(&PeerWay::Vxlan);
+        self.peers().filter(is_vxlan).map(|peer| (peer.inside, peer.node.ip)).collect()
     }
 
     /// Opens the tunnel if a node is reached through it or sends through it.
@@ -87,27 +123,28 @@ impl Worker {
         }
         let mut result = self.ask_ways(false).await;
         result = result.and(self.open_tunnel().await);
-        let mut wanted: BTreeMap<Ipv4Net, Route> = BTreeMap::new();
-        let mut ways = BTreeMap::new();
-        for node in self.others() {
-            let to = node.pod_cidr.trunc();
-            let known = self.known_ways.get(&node.ip).copied().unwrap_or(PeerWay::Unreachable);
+        let mut wanted: BTreeMap<IpNet, Route> = BTreeMap::new();
+        // By family.
+        let mut ways = [BTreeMap::new(), BTreeMap::new()];
+        for peer in self.peers() {
+            let to = peer.pods;
+            let known = self.known_ways.get(&peer.ip).copied().unwrap_or(PeerWay::Unreachable);
             let (told, way) = match (known, &self.tunnel) {
-                (PeerWay::Direct, _) => (known, Way::Node { via: node.ip, link: self.node_link.index }),
+                (PeerWay::Direct, _) => (known, Way::Node { via: peer.ip, link: self.node_link.index }),
                 (PeerWay::Vxlan, Some(tunnel)) => {
-                    let (via, source) =
-                        (tunnel_address(to), tunnel_address(self.config.local_pod_cidr.trunc()));
-                    (known, Way::Tunnel { via, link: tunnel.link, source })
+                    let source = self.own_inside(peer.ip);
+                    (known, Way::Tunnel { via: peer.inside, link: tunnel.link, source })
                 }
                 // By the default route, pods' packets would go to strangers.
                 _ => (PeerWay::Unreachable, Way::Unreachable),
             };
-            ways.insert(node.name.clone(), told);
+            ways[usize::from(peer.ip.is_ipv6())].insert(peer.node.name.clone(), told);
             wanted.insert(to, Route { to, way });
         }
         self.routed.clone_from(&wanted);
-        for found in routes::list(&self.netlink).await? {
-            if found.protocol != ROUTE_PROTOCOL || found.to == self.config.local_pod_cidr.trunc() {
+        let own = self.own_pods();
+        for found in self.routes().await? {
+            if found.protocol != ROUTE_PROTOCOL || own.contains(&found.to) {
                 continue;
             }
             let Some(Route { way: Way::Node { .. } | Way::Tunnel { .. } | Way::Unreachable, .. }) =
@@ -131,20 +168,30 @@ impl Worker {
             result = result.and(routes::put(&self.netlink, route).await);
         }
         result = result.and(self.trim_tunnel().await);
-        self.tell.ways.send_if_modified(|told| {
-            let is_new = **told != ways;
-            if is_new {
-                let lost = ways.values().filter(|way| **way == PeerWay::Unreachable).count();
-                if lost > 0 {
-                    tracing::error!(
-                        nodes = lost,
-                        "pods of nodes on other networks are not reached: has this kernel VXLAN (module vxlan)?"
-                    );
+        for (decided, ways) in self.tell.ways.iter().zip(ways) {
+            decided.send_if_modified(|told| {
+                let is_new = **told != ways;
+                if is_new {
+                    let lost = ways.values().filter(|way| **way == PeerWay::Unreachable).count();
+                    if lost > 0 {
+                        tracing::error!(
+                            nodes = lost,
+                            "pods of nodes on other networks are not reached: has this kernel VXLAN (module vxlan)?"
+                        );
+                    }
+                    *told = Arc::new(ways);
                 }
-                *told = Arc::new(ways);
-            }
-            is_new
-        });
+                is_new
+            });
+        }
         result
+    }
+
+    /// This node's address inside the tunnel, of the family of an address.
+    fn own_inside(&self, like: IpAddr) -> IpAddr {
+        match (like, self.config.family6) {
+            (IpAddr::V6(_), Some(family)) => tunnel_address6(family.local_pod_cidr.trunc()).into(),
+            _ => tunnel_address(self.config.local_pod_cidr.trunc()).into(),
+        }
     }
 }
