@@ -23,7 +23,7 @@ use crate::{
     api::{Api, ApiConfig},
     config::API_PORT,
     dataplane::{self, Dataplane},
-    dns::{Listeners, SharedZone, Zone, ZoneConfig, parse_resolv_conf},
+    dns::{Listeners, SharedZone, Upstream, Zone, ZoneConfig},
     doctor::{self, ObserveError, Ranges, Taken},
     firewall::{Foreign, Ours},
     identity::{self, IdentityError, Membership, renewal},
@@ -168,9 +168,7 @@ pub async fn run(
     }));
     let dns_address = SocketAddr::new(cluster.dns_ip().into(), DNS_PORT);
     let dns = Listeners::bind(&[dns_address]).await?;
-    let resolv_conf = std::fs::read_to_string(&config.resolv_conf)
-        .map_err(|cause| AgentError::File { path: config.resolv_conf.clone(), cause })?;
-    let upstreams = parse_resolv_conf(&resolv_conf, &[dns_address.ip()]);
+    let upstream = Upstream { resolv_conf: config.resolv_conf.clone(), own: vec![dns_address.ip()] };
 
     let listen = SocketAddr::new(node_ip.into(), API_PORT);
     let api = Api::bind(
@@ -196,7 +194,7 @@ pub async fn run(
     parts.spawn(part(
         "dns",
         Box::pin(async move {
-            if let Err(error) = dns.serve(dns_zone, upstreams, stop).await {
+            if let Err(error) = dns.serve(dns_zone, upstream, stop).await {
                 tracing::error!(%error, "dns");
             }
         }),

@@ -108,6 +108,10 @@ pub(super) struct RecordAt {
     pub(super) class: u16,
     /// Bytes of its time to live; an OPT record keeps other things there.
     pub(super) ttl: [u8; 4],
+    /// Where its time to live is.
+    pub(super) ttl_at: usize,
+    /// Where it ends.
+    pub(super) end: usize,
 }
 
 impl Records<'_> {
@@ -125,6 +129,8 @@ impl Records<'_> {
             kind: u16::from_be_bytes([k0, k1]),
             class: u16::from_be_bytes([c0, c1]),
             ttl: [t0, t1, t2, t3],
+            ttl_at: name_end + 4,
+            end,
         })
     }
 

@@ -1,42 +1,70 @@
 //! The sockets.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+mod quota;
+mod tcp;
+mod udp;
 
-use tokio::{
-    net::{TcpListener, TcpStream, UdpSocket},
-    sync::Semaphore,
-    task::JoinSet,
-    time::{sleep, timeout},
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
 };
+
+use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use self::quota::{Place, Quota};
 use super::{
     answer::{Code, Transport, Verdict, failure, followed, judge},
+    forward::Forwarder,
     question::Question,
-    upstream::{ask, is_truncated, plain_question, read_message, records, write_message},
     zone::SharedZone,
 };
 
-const LARGEST: usize = 65_535;
-/// Forwarded questions that wait at once; a question more is refused, so that a dead resolver costs bounded memory.
-const MOST_FORWARDED: usize = 1024;
-/// TCP clients at once, for an address.
-const MOST_CLIENTS: usize = 256;
-/// How long a TCP client may say nothing, or take to say or hear something.
-const IDLE: Duration = Duration::from_secs(10);
-/// Pause after an error of a socket that goes on afterwards (no memory, no file descriptors).
-const AFTER_ERROR: Duration = Duration::from_millis(50);
+/// Questions of all clients, and of one, that wait for resolvers at a time; one more is refused.
+const WAITING: (usize, usize) = (1024, 256);
+/// TCP connections of all clients, and of one.
+const CONNECTIONS: (usize, usize) = (256, 32);
+
+/// Whom to ask for names outside the zone.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// The servers in this file, which may change.
+    pub resolv_conf: PathBuf,
+    /// Never these, as they are ourselves.
+    pub own: Vec<IpAddr>,
+}
 
 /// What answers are made of.
 struct Shared {
     zone: SharedZone,
-    upstreams: Vec<SocketAddr>,
-    forwarded: Semaphore,
+    forwarder: Arc<Forwarder>,
+    waiting: Quota,
+    connections: Quota,
+}
+
+/// What is known at once of a message.
+enum Judged {
+    /// Nothing is said.
+    Ignored,
+    Answered(Vec<u8>),
+    /// Others have to be asked.
+    Open(Open),
+}
+
+/// A question whose answer takes time.
+struct Open {
+    message: Vec<u8>,
+    transport: Transport,
+    /// The names that it leads through, if it is one of ours.
+    aliases: Vec<Vec<u8>>,
+    place: Place,
 }
 
 /// Sockets that are open but not served yet.
 #[derive(Debug)]
-pub struct Listeners(Vec<(UdpSocket, TcpListener)>);
+pub struct Listeners(Vec<(std::net::UdpSocket, TcpListener)>);
 
 impl Listeners {
     /// Opens UDP and TCP on each address.
@@ -55,7 +83,7 @@ impl Listeners {
             // A socket for each address: the answer then leaves from where the question went.
             let tcp = TcpListener::bind(address).await.map_err(name)?;
             // Port 0 gives one port for both.
-            let udp = UdpSocket::bind(tcp.local_addr()?).await.map_err(name)?;
+            let udp = udp::bind(tcp.local_addr()?).map_err(name)?;
             pairs.push((udp, tcp));
         }
         Ok(Listeners(pairs))
@@ -66,134 +94,83 @@ impl Listeners {
         self.0.iter().map(|(udp, _)| udp.local_addr()).collect()
     }
 
-    /// Answers until cancelled: the zone's names from the newest zone, all others by asking `upstreams` in turn.
+    /// Answers until cancelled: the zone's names from the zone as it is then, all others by asking the resolvers.
     pub async fn serve(
         self,
         zone: SharedZone,
-        upstreams: Vec<SocketAddr>,
+        upstream: Upstream,
         shutdown: CancellationToken,
     ) -> io::Result<()> {
-        let shared = Arc::new(Shared { zone, upstreams, forwarded: Semaphore::new(MOST_FORWARDED) });
-        // Ends with us, and its tasks with it.
+        let forwarder = Arc::new(Forwarder::new(upstream.resolv_conf, upstream.own));
+        self.serve_with(zone, forwarder, shutdown).await
+    }
+
+    async fn serve_with(
+        self,
+        zone: SharedZone,
+        forwarder: Arc<Forwarder>,
+        shutdown: CancellationToken,
+    ) -> io::Result<()> {
+        let shared = Arc::new(Shared {
+            zone,
+            forwarder,
+            waiting: Quota::new(WAITING),
+            connections: Quota::new(CONNECTIONS),
+        });
+        // Ends with us, and its tasks and threads with it.
         let mut sockets = JoinSet::new();
         for (udp, tcp) in self.0 {
-            sockets.spawn(serve_udp(shared.clone(), Arc::new(udp)));
-            sockets.spawn(serve_tcp(shared.clone(), tcp));
+            sockets.spawn(udp::serve(shared.clone(), udp));
+            let shared = shared.clone();
+            sockets.spawn(async move {
+                tcp::serve(shared, tcp).await;
+                Ok(())
+            });
         }
         tokio::select! {
             () = shutdown.cancelled() => Ok(()),
             Some(ended) = sockets.join_next() => {
-                let why = ended.err().map_or_else(|| "it ended".to_owned(), |e| e.to_string());
-                Err(io::Error::other(format!("DNS: a socket's task died: {why}")))
+                let why = match ended {
+                    Ok(Ok(())) => "it ended".to_owned(),
+                    Ok(Err(error)) => error.to_string(),
+                    Err(error) => error.to_string(),
+                };
+                Err(io::Error::other(format!("DNS: a socket is not served any more: {why}")))
             }
-        }
-    }
-}
-
-async fn serve_udp(shared: Arc<Shared>, socket: Arc<UdpSocket>) {
-    let mut waiting = JoinSet::new();
-    let mut buffer = vec![0; LARGEST];
-    loop {
-        let (length, from) = tokio::select! {
-            received = socket.recv_from(&mut buffer) => match received {
-                Ok(received) => received,
-                Err(error) => {
-                    tracing::warn!(%error, "DNS over UDP");
-                    sleep(AFTER_ERROR).await;
-                    continue;
-                }
-            },
-            Some(_) = waiting.join_next() => continue,
-        };
-        let message = &buffer[..length];
-        let verdict = shared.judge(message, Transport::Udp);
-        match verdict {
-            Verdict::Ignore => {}
-            Verdict::Answer(answer) => send(&socket, &answer, from).await,
-            elsewhere => {
-                let (shared, socket, question) = (shared.clone(), socket.clone(), message.to_vec());
-                waiting.spawn(async move {
-                    if let Some(answer) = shared.complete(elsewhere, &question, Transport::Udp).await {
-                        send(&socket, &answer, from).await;
-                    }
-                });
-            }
-        }
-    }
-}
-
-async fn send(socket: &UdpSocket, answer: &[u8], to: SocketAddr) {
-    // A client that went away, or a full buffer: the client asks again if it still wants to know.
-    if let Err(error) = socket.send_to(answer, to).await {
-        tracing::debug!(%error, %to, "a DNS answer was not sent");
-    }
-}
-
-async fn serve_tcp(shared: Arc<Shared>, listener: TcpListener) {
-    let mut clients = JoinSet::new();
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept(), if clients.len() < MOST_CLIENTS => accepted,
-            Some(_) = clients.join_next() => continue,
-        };
-        match accepted {
-            Ok((stream, _)) => {
-                clients.spawn(serve_client(shared.clone(), stream));
-            }
-            Err(error) => {
-                tracing::warn!(%error, "DNS over TCP");
-                sleep(AFTER_ERROR).await;
-            }
-        }
-    }
-}
-
-/// One question after the other until the client has none.
-async fn serve_client(shared: Arc<Shared>, mut stream: TcpStream) {
-    let _ = stream.set_nodelay(true);
-    while let Ok(Ok(message)) = timeout(IDLE, read_message(&mut stream)).await {
-        let verdict = shared.judge(&message, Transport::Tcp);
-        let Some(answer) = shared.complete(verdict, &message, Transport::Tcp).await else { return };
-        if !matches!(timeout(IDLE, write_message(&mut stream, &answer)).await, Ok(Ok(()))) {
-            return;
         }
     }
 }
 
 impl Shared {
-    fn judge(&self, message: &[u8], transport: Transport) -> Verdict {
-        judge(&self.zone.read(), message, transport, rand::random())
-    }
-
-    /// The answer after others were asked, if that is what the verdict says.
-    async fn complete(&self, verdict: Verdict, message: &[u8], transport: Transport) -> Option<Vec<u8>> {
-        match verdict {
-            Verdict::Ignore => None,
-            Verdict::Answer(answer) => Some(answer),
-            Verdict::Forward => match self.forward(message, transport).await {
-                Some(answer) => Some(answer),
-                None => Some(failure(&Question::parse(message).ok()?, Code::ServFail)),
-            },
-            Verdict::Follow(aliases) => {
-                let question = Question::parse(message).ok()?;
-                let asked = plain_question(aliases.last()?, question.kind);
-                let found = match self.forward(&asked, transport).await {
-                    // What is too long for UDP is asked again over TCP, by us.
-                    Some(answer) if is_truncated(&answer) => self.forward(&asked, Transport::Tcp).await,
-                    other => other,
-                };
-                let found = found.and_then(|answer| records(&answer));
-                let (code, records) = found.unwrap_or((Code::ServFail, Vec::new()));
-                Some(followed(&question, transport, &aliases, (code, &records)))
-            }
+    fn judge(&self, message: &[u8], from: IpAddr, transport: Transport) -> Judged {
+        let verdict = judge(&self.zone.read(), message, transport, rand::random());
+        let aliases = match verdict {
+            Verdict::Ignore => return Judged::Ignored,
+            Verdict::Answer(answer) => return Judged::Answered(answer),
+            Verdict::Forward => Vec::new(),
+            Verdict::Follow(aliases) => aliases,
+        };
+        let Ok(question) = Question::parse(message) else { return Judged::Ignored };
+        if aliases.is_empty()
+            && let Some(answer) = self.forwarder.kept(&question, transport)
+        {
+            return Judged::Answered(answer);
+        }
+        match self.waiting.take(from) {
+            Some(place) => Judged::Open(Open { message: message.to_vec(), transport, aliases, place }),
+            None => Judged::Answered(failure(&question, Code::ServFail)),
         }
     }
 
-    async fn forward(&self, question: &[u8], transport: Transport) -> Option<Vec<u8>> {
-        match self.forwarded.try_acquire() {
-            Ok(_place) => ask(&self.upstreams, question, transport).await,
-            Err(_) => None,
-        }
+    /// The answer after others were asked.
+    async fn complete(&self, open: Open) -> Vec<u8> {
+        let Open { message, transport, aliases, place: _place } = open;
+        // It has been one.
+        let Ok(question) = Question::parse(&message) else { return Vec::new() };
+        let Some(last) = aliases.last() else { return self.forwarder.answer(&question, transport).await };
+        let found = self.forwarder.records(last, question.kind).await;
+        let (code, records) = found.unwrap_or((Code::ServFail, Vec::new()));
+        followed(&question, transport, &aliases, (code, &records))
     }
 }
 

@@ -1,4 +1,4 @@
-use std::net::Ipv4Addr;
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use hickory_proto::{
     op::{Edns, Message, MessageType, OpCode, Query, ResponseCode},
@@ -6,10 +6,20 @@ use hickory_proto::{
 };
 use serde_json::json;
 
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpStream, UdpSocket},
+};
+
 use super::{
-    super::zone::tests::{empty, put},
+    super::{
+        forward::{read_message, write_message},
+        zone::tests::{empty, put},
+    },
     *,
 };
+
+const LARGEST: usize = 65_535;
 
 const ABROAD: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 80);
 
@@ -26,7 +36,8 @@ async fn server(upstreams: Vec<SocketAddr>) -> (SocketAddr, SharedZone, tokio_ut
     let listeners = Listeners::bind(&[loopback()]).await.unwrap();
     let address = listeners.addresses().unwrap()[0];
     let (zone, stop) = (empty(), CancellationToken::new());
-    tokio::spawn(listeners.serve(zone.clone(), upstreams, stop.clone()));
+    let forwarder = Arc::new(Forwarder::to(upstreams));
+    tokio::spawn(listeners.serve_with(zone.clone(), forwarder, stop.clone()));
     (address, zone, stop.drop_guard())
 }
 
@@ -76,9 +87,10 @@ async fn resolver(mood: Mood) -> SocketAddr {
     let udp = UdpSocket::bind(address).await.unwrap();
     let reply = move |bytes: &[u8]| {
         let mut message = Message::from_vec(bytes).unwrap();
-        // The question has come as it was sent.
-        assert!(message.edns.as_ref().unwrap().flags().dnssec_ok);
-        assert_eq!(message.max_payload(), 1111);
+        // What the client wants, and what we take.
+        let plain = message.queries[0].name().to_ascii() == "mail.example.com.";
+        assert_ne!(message.edns.as_ref().unwrap().flags().dnssec_ok, plain, "no client asked for the alias");
+        assert_eq!(message.max_payload(), 1232);
         message.metadata.message_type = MessageType::Response;
         if let Mood::Fails = mood {
             message.metadata.response_code = ResponseCode::ServFail;
@@ -156,4 +168,73 @@ async fn other_names_are_asked_of_the_resolvers() {
             assert_eq!(answer.queries, abroad.queries);
         }
     }
+}
+
+#[tokio::test]
+async fn a_connection_carries_many_questions_at_a_time() {
+    let (address, zone, _stop) = server(vec![resolver(Mood::Answers).await]).await;
+    set(&zone, "10.96.0.7");
+    let frame = |message: &Message| {
+        let bytes = message.to_vec().unwrap();
+        [&u16::try_from(bytes.len()).unwrap().to_be_bytes()[..], &bytes].concat()
+    };
+    let (web, abroad) =
+        (frame(&question("web.default.svc.cluster.local.")), frame(&question("www.example.com.")));
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    // One that takes a while, then many that do not, then the end of what the client says; in pieces.
+    let all = [abroad, web.repeat(500)].concat();
+    for piece in all.chunks(1000) {
+        stream.write_all(piece).await.unwrap();
+    }
+    stream.shutdown().await.unwrap();
+    let mut seen = BTreeMap::new();
+    while let Ok(message) = read_message(&mut stream).await {
+        *seen.entry(addresses(&Message::from_vec(&message).unwrap())).or_insert(0) += 1;
+    }
+    assert_eq!(seen, BTreeMap::from([(vec!["10.96.0.7".parse().unwrap()], 500), (vec![ABROAD], 1)]));
+}
+
+#[tokio::test]
+async fn one_client_leaves_connections_for_others() {
+    let (address, zone, _stop) = server(Vec::new()).await;
+    set(&zone, "10.96.0.7");
+    let web = question("web.default.svc.cluster.local.");
+    let from = |last: u8| async move {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::new(Ipv4Addr::new(127, 0, 0, last).into(), 0)).unwrap();
+        socket.connect(address).await.unwrap()
+    };
+    let mut taken = Vec::new();
+    for _ in 0..CONNECTIONS.1 {
+        let mut stream = from(2).await;
+        assert_eq!(addresses(&over_tcp(&mut stream, &web).await).len(), 1);
+        taken.push(stream);
+    }
+    // Closed without a word.
+    assert_eq!(from(2).await.read(&mut [0; 1]).await.unwrap_or(0), 0);
+    assert_eq!(addresses(&over_tcp(&mut from(3).await, &web).await).len(), 1);
+}
+
+#[tokio::test]
+async fn names_outside_are_said_behind_the_alias() {
+    let (address, zone, _stop) = server(vec![resolver(Mood::Answers).await]).await;
+    put(&zone, ("prod", "mail"), json!({"type": "ExternalName", "externalName": "mail.example.com"}), &[]);
+    put(
+        &zone,
+        ("prod", "far"),
+        json!({"type": "ExternalName", "externalName": "mail.prod.svc.cluster.local"}),
+        &[],
+    );
+    let answer = over_udp(address, &question("far.prod.svc.cluster.local.")).await;
+    let lines: Vec<_> = answer.answers.iter().map(|r| format!("{} {}", r.name, r.data)).collect();
+    let want = [
+        "far.prod.svc.cluster.local. mail.prod.svc.cluster.local.",
+        "mail.prod.svc.cluster.local. mail.example.com.",
+        "mail.example.com. 192.0.2.80",
+    ];
+    assert_eq!(lines, want);
+    let (address, zone, _stop) = server(vec![resolver(Mood::Fails).await]).await;
+    put(&zone, ("prod", "mail"), json!({"type": "ExternalName", "externalName": "mail.example.com"}), &[]);
+    let answer = over_udp(address, &question("mail.prod.svc.cluster.local.")).await;
+    assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
 }
