@@ -3,14 +3,15 @@
 
 use std::{
     collections::BTreeSet,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
 };
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use nix::errno::Errno;
 
 use crate::{
-    plan::{Pod, UdpAddress},
+    plan::{Family, Origin, Reach, UdpAddress},
     sys::netlink::{DUMP, NetfilterSocket, attr, attributes, find, message, nest},
 };
 
@@ -32,55 +33,67 @@ const ATTEMPTS: usize = 3;
 /// A flow as its first datagram was, and as answers are expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow {
+    /// The client, as the first datagram came.
+    pub from: IpAddr,
     /// Where the client sends to.
-    pub to: SocketAddrV4,
+    pub to: SocketAddr,
     /// Who answers: differs from `to` if the destination is translated.
-    pub answered_by: SocketAddrV4,
+    pub answered_by: SocketAddr,
 }
 
 /// What decides whether a flow is right.
 #[derive(Debug)]
-pub struct Desired<'d, E> {
+pub struct Desired<'d, R> {
     /// ClusterIPs are from here.
-    pub service_cidr: Ipv4Net,
+    pub service_cidrs: &'d [IpNet],
     /// Pods are from here.
-    pub pod_cidr: Ipv4Net,
+    pub pod_cidrs: &'d [IpNet],
     /// First and last nodePort.
     pub node_port_range: (u16, u16),
     /// The node's own addresses.
-    pub local: &'d BTreeSet<Ipv4Addr>,
-    /// The endpoints of an address; `None` if no service has it.
-    pub endpoints: E,
+    pub local: &'d BTreeSet<IpAddr>,
+    /// All nodes' addresses.
+    pub nodes: &'d BTreeSet<IpAddr>,
+    /// Where flows to an address may lead; `None` if no service has it.
+    pub reach: R,
 }
 
-impl<E: Fn(UdpAddress) -> Option<BTreeSet<Pod>>> Desired<'_, E> {
-    /// The service address that a flow is sent to, if it is one.
-    pub fn address(&self, flow: &Flow) -> Option<UdpAddress> {
-        let (ip, port) = (*flow.to.ip(), flow.to.port());
+impl<R: Fn(UdpAddress) -> Option<Rc<Reach>>> Desired<'_, R> {
+    /// The addresses of services that a flow may be sent to, in the order in which the rules ask for them.
+    pub fn addresses(&self, flow: &Flow) -> impl Iterator<Item = UdpAddress> {
+        let (ip, port) = (flow.to.ip(), flow.to.port());
         let (first, last) = self.node_port_range;
-        if self.service_cidr.contains(&ip) {
-            Some(UdpAddress::Service(ip.into(), port))
-        } else if (first..=last).contains(&port) && !ip.is_loopback() && self.local.contains(&ip) {
-            Some(UdpAddress::NodePort(port))
-        } else {
-            None
-        }
+        let is_node_port = (first..=last).contains(&port) && !ip.is_loopback() && self.local.contains(&ip);
+        [UdpAddress::Service(ip, port)].into_iter().chain(is_node_port.then_some(UdpAddress::NodePort(port)))
     }
 
     /// Whether the flow's next datagram would go elsewhere than where it should.
     pub fn is_wrong(&self, flow: &Flow) -> bool {
-        let Some(address) = self.address(flow) else { return false };
-        let answers = *flow.answered_by.ip();
-        let pod = (answers.into(), flow.answered_by.port());
-        match ((self.endpoints)(address), address) {
-            (Some(endpoints), _) => !endpoints.contains(&pod),
-            (None, UdpAddress::Service(..)) => true,
-            // A process of the node may use the number while no service does.
-            (None, UdpAddress::NodePort(_)) => {
-                flow.to != flow.answered_by && self.pod_cidr.contains(&answers)
+        let pod = (flow.answered_by.ip(), flow.answered_by.port());
+        match self.addresses(flow).find_map(|address| (self.reach)(address)) {
+            Some(reach) => {
+                let right = reach.of(flow.from, self.origin(flow.from));
+                right.is_none_or(|pods| !pods.contains(&pod))
             }
+            None if within(self.service_cidrs, flow.to.ip()) => true,
+            // A process of the node, or somebody else's service, may use an address that no service of ours has.
+            None => flow.to != flow.answered_by && within(self.pod_cidrs, pod.0),
         }
     }
+
+    fn origin(&self, from: IpAddr) -> Origin {
+        if self.local.contains(&from) || from.is_loopback() {
+            Origin::Node
+        } else if self.nodes.contains(&from) || within(self.pod_cidrs, from) {
+            Origin::Inside
+        } else {
+            Origin::Outside
+        }
+    }
+}
+
+fn within(ranges: &[IpNet], ip: IpAddr) -> bool {
+    ranges.iter().any(|range| range.contains(&ip))
 }
 
 /// The connection tracking table of one network namespace.
@@ -96,12 +109,12 @@ impl Conntrack {
         Ok(Conntrack { socket: NetfilterSocket::open()?, seq: 1 })
     }
 
-    /// Deletes the UDP flows that `is_wrong`; returns how many.
-    pub fn delete_udp(&mut self, is_wrong: impl Fn(&Flow) -> bool) -> Result<usize, Errno> {
+    /// Deletes the UDP flows of a family that `is_wrong`; returns how many.
+    pub fn delete_udp(&mut self, family: Family, is_wrong: impl Fn(&Flow) -> bool) -> Result<usize, Errno> {
         let mut wrong = Vec::new();
         for attempt in 1..=ATTEMPTS {
             wrong.clear();
-            let dump = self.ask(GET, DUMP | 1, &udp_only(), |body| {
+            let dump = self.ask(family, GET, DUMP | 1, &udp_only(), |body| {
                 if read(body).is_some_and(|flow| is_wrong(&flow)) {
                     wrong.push(name_of(body));
                 }
@@ -118,7 +131,7 @@ impl Conntrack {
         }
         let mut deleted = 0;
         for name in &wrong {
-            match self.ask(DELETE, ACKNOWLEDGED_REQUEST, name, |_| {}) {
+            match self.ask(family, DELETE, ACKNOWLEDGED_REQUEST, name, |_| {}) {
                 Ok(()) => deleted += 1,
                 // It ended by itself.
                 Err(Errno::ENOENT) => {}
@@ -128,12 +141,20 @@ impl Conntrack {
         Ok(deleted)
     }
 
-    fn ask(&mut self, kind: u16, flags: u16, attrs: &[u8], mut each: impl FnMut(&[u8])) -> Result<(), Errno> {
+    fn ask(
+        &mut self,
+        family: Family,
+        kind: u16,
+        flags: u16,
+        attrs: &[u8],
+        mut each: impl FnMut(&[u8]),
+    ) -> Result<(), Errno> {
         let seq = self.seq;
         self.seq += 1;
         let mut request = Vec::new();
         message(&mut request, kind, flags, seq, |v| {
-            v.extend([2, 0, 0, 0]); // IPv4
+            // `nfgenmsg`: the family, as `AF_INET` and `AF_INET6`.
+            v.extend([if family == Family::V4 { 2 } else { 10 }, 0, 0, 0]);
             v.extend(attrs);
         });
         self.socket.ask(&request, seq, |_, body| each(body))
@@ -165,58 +186,24 @@ fn read(body: &[u8]) -> Option<Flow> {
     if proto != [UDP] {
         return None;
     }
-    Some(Flow { to: side(original, 2, 3)?, answered_by: side(reply, 1, 2)? })
+    let (from, to) = (side(original, SOURCE)?, side(original, DESTINATION)?);
+    Some(Flow { from: from.ip(), to, answered_by: side(reply, SOURCE)? })
 }
 
-fn side(tuple: &[u8], ip: u16, port: u16) -> Option<SocketAddrV4> {
-    let ip: [u8; 4] = find(find(tuple, 1)?, ip)?.try_into().ok()?;
+/// The attributes of one end: an IPv4 address, an IPv6 address, a port.
+type End = (u16, u16, u16);
+const SOURCE: End = (1, 3, 2);
+const DESTINATION: End = (2, 4, 3);
+
+fn side(tuple: &[u8], (v4, v6, port): End) -> Option<SocketAddr> {
+    let addresses = find(tuple, 1)?;
+    let ip: IpAddr = match find(addresses, v4) {
+        Some(ip) => <[u8; 4]>::try_from(ip).ok()?.into(),
+        None => <[u8; 16]>::try_from(find(addresses, v6)?).ok()?.into(),
+    };
     let port: [u8; 2] = find(find(tuple, 2)?, port)?.try_into().ok()?;
-    Some(SocketAddrV4::new(ip.into(), u16::from_be_bytes(port)))
+    Some(SocketAddr::new(ip, u16::from_be_bytes(port)))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn flow(to: &str, answered_by: &str) -> Flow {
-        Flow { to: to.parse().unwrap(), answered_by: answered_by.parse().unwrap() }
-    }
-
-    #[test]
-    fn only_flows_of_services_that_lead_elsewhere_are_wrong() {
-        let local = ["192.0.2.11", "127.0.0.1"].map(|ip| ip.parse().unwrap()).into();
-        let desired = Desired {
-            service_cidr: "10.96.0.0/16".parse().unwrap(),
-            pod_cidr: "10.244.0.0/16".parse().unwrap(),
-            node_port_range: (30000, 32767),
-            local: &local,
-            endpoints: |address| match address {
-                UdpAddress::Service(ip, 53) if ip == Ipv4Addr::new(10, 96, 0, 9) => {
-                    Some([(Ipv4Addr::new(10, 244, 1, 2).into(), 5353)].into())
-                }
-                UdpAddress::NodePort(30053) => Some([(Ipv4Addr::new(10, 244, 1, 2).into(), 5353)].into()),
-                _ => None,
-            },
-        };
-        for right in [
-            flow("10.96.0.9:53", "10.244.1.2:5353"),
-            flow("192.0.2.11:30053", "10.244.1.2:5353"),
-            // Others' traffic, whatever it looks like.
-            flow("198.51.100.7:30053", "198.51.100.7:30053"),
-            flow("127.0.0.1:30053", "127.0.0.1:30053"),
-            flow("192.0.2.11:30054", "192.0.2.11:30054"),
-            flow("192.0.2.11:8080", "10.244.1.9:80"),
-        ] {
-            assert!(!desired.is_wrong(&right), "{right:?}");
-        }
-        for wrong in [
-            flow("10.96.0.9:53", "10.244.1.3:5353"),
-            flow("10.96.0.9:53", "10.96.0.9:53"),
-            flow("10.96.0.8:53", "10.244.1.2:5353"),
-            flow("192.0.2.11:30053", "192.0.2.11:30053"),
-            flow("192.0.2.11:30054", "10.244.1.2:5353"),
-        ] {
-            assert!(desired.is_wrong(&wrong), "{wrong:?}");
-        }
-    }
-}
+mod tests;

@@ -3,12 +3,13 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
+    rc::Rc,
     sync::mpsc::{self, RecvTimeoutError},
     thread,
     time::{Duration, Instant},
 };
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nix::errno::Errno;
 use tokio::sync::{broadcast, oneshot, watch};
 
@@ -395,23 +396,35 @@ impl Worker {
     /// Deletes UDP flows that lead to where they should not; of all addresses, or of some.
     fn clean_udp(&mut self, only: Option<&BTreeSet<UdpAddress>>) {
         let local = local_addresses();
-        // Many flows share few addresses.
-        let known = std::cell::RefCell::new(BTreeMap::new());
-        let desired = Desired {
-            service_cidr: self.fixed.service_cidr,
-            pod_cidr: self.fixed.pod_cidr,
-            node_port_range: self.node_port_range,
-            local: &local,
-            endpoints: |address| {
-                let mut known = known.borrow_mut();
-                known.entry(address).or_insert_with(|| self.rules.v4.udp_endpoints(address)).clone()
-            },
+        let nodes = self.nodes.clone().unwrap_or_default();
+        let six = self.fixed.family6;
+        let ranges = |v4: Ipv4Net, v6: Option<Ipv6Net>| {
+            std::iter::once(v4.into()).chain(v6.map(IpNet::from)).collect::<Vec<_>>()
         };
-        let wrong = self.conntrack.delete_udp(|flow| {
-            desired.address(flow).is_some_and(|a| only.is_none_or(|some| some.contains(&a)))
-                && desired.is_wrong(flow)
-        });
-        match wrong {
+        let service_cidrs = ranges(self.fixed.service_cidr, six.map(|six| six.service_cidr));
+        let pod_cidrs = ranges(self.fixed.pod_cidr, six.map(|six| six.pod_cidr));
+        let mut deleted: Result<usize, Errno> = Ok(0);
+        for (family, rules) in self.rules.iter() {
+            // Many flows share few addresses.
+            let known = std::cell::RefCell::new(BTreeMap::new());
+            let desired = Desired {
+                service_cidrs: &service_cidrs,
+                pod_cidrs: &pod_cidrs,
+                node_port_range: self.node_port_range,
+                local: &local,
+                nodes: &nodes,
+                reach: |address| {
+                    let mut known = known.borrow_mut();
+                    known.entry(address).or_insert_with(|| rules.udp_reach(address).map(Rc::new)).clone()
+                },
+            };
+            let some = self.conntrack.delete_udp(family, |flow| {
+                only.is_none_or(|some| desired.addresses(flow).any(|address| some.contains(&address)))
+                    && desired.is_wrong(flow)
+            });
+            deleted = deleted.and_then(|n| Ok(n + some?));
+        }
+        match deleted {
             Ok(0) => {}
             Ok(n) => tracing::debug!("{n} UDP flows begin anew"),
             Err(errno) => {
@@ -432,7 +445,11 @@ fn present(ips: &BTreeSet<IpAddr>, family: Family, key: fn(IpAddr) -> Key) -> El
     ips.map(|ip| (key(*ip), Value::Present)).collect()
 }
 
-fn local_addresses() -> BTreeSet<Ipv4Addr> {
-    let all = nix::ifaddrs::getifaddrs().into_iter().flatten();
-    all.filter_map(|a| Some(a.address?.as_sockaddr_in()?.ip())).collect()
+fn local_addresses() -> BTreeSet<IpAddr> {
+    let all = nix::ifaddrs::getifaddrs().into_iter().flatten().filter_map(|a| a.address);
+    all.filter_map(|a| match (a.as_sockaddr_in(), a.as_sockaddr_in6()) {
+        (Some(v4), _) => Some(IpAddr::V4(v4.ip())),
+        (_, v6) => Some(IpAddr::V6(v6?.ip())),
+    })
+    .collect()
 }

@@ -1,23 +1,27 @@
 //! What the kernel should hold for each Service, decided without touching it.
 
+mod claims;
+mod diff;
 mod elements;
+mod endpoints;
 mod family;
+mod groups;
 mod ruleset;
+mod service;
 mod slots;
+mod udp;
 
 use std::{collections::BTreeSet, net::IpAddr};
 
 use ipnet::IpNet;
 
-use k8s_openapi::{
-    api::{core::v1::Service, discovery::v1::EndpointSlice},
-    apimachinery::pkg::util::intstr::IntOrString,
-};
-
-pub use elements::{Elements, Id, Key, Op, Value, diff};
+pub use diff::diff;
+pub use elements::{Elements, Id, Key, Op, Value};
 pub use family::{Families, Family};
-pub use ruleset::{Changes, Ruleset, UdpAddress};
+pub use ruleset::{Changes, Ruleset};
+pub use service::plan_service;
 pub use slots::{BIG_FIRST, BIG_LAST, EXACT};
+pub use udp::{Origin, Reach, UdpAddress};
 
 /// Transport protocol of a service port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -81,6 +85,8 @@ pub struct Viewpoint {
     pub zone: Option<String>,
     /// Its addresses, of both families: a load balancer without a cloud answers there.
     pub addresses: BTreeSet<IpAddr>,
+    /// Those of all other nodes: what a load balancer has there is theirs to answer.
+    pub others: BTreeSet<IpAddr>,
 }
 
 /// Whose endpoints get traffic: `internalTrafficPolicy` and `externalTrafficPolicy`.
@@ -104,13 +110,15 @@ impl Scope {
 pub struct Backends {
     /// They get what is new: the ready ones, or if there are none, those that serve while they terminate.
     pub active: BTreeSet<Pod>,
-    /// They get nothing new and still serve while they end: what they have, they keep.
+    /// They get nothing new and still serve, while they end or because others are nearer: what they have, they keep.
     pub draining: BTreeSet<Pod>,
 }
 
 /// One port of a service, in one IP family, with the endpoints that may get its traffic now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePort {
+    /// When the service was made, in seconds since 1970: where several want an address, the oldest has it.
+    pub since: i64,
     /// The service's address.
     pub cluster_ip: IpAddr,
     /// Its protocol.
@@ -123,8 +131,8 @@ pub struct ServicePort {
     pub external_ips: BTreeSet<IpAddr>,
     /// Addresses of the load balancer at which this node answers: its own, if the load balancer lists it, and such as no node has.
     pub load_balancer_ips: BTreeSet<IpAddr>,
-    /// Who may use the load balancer's addresses; everybody if this is empty.
-    pub source_ranges: BTreeSet<IpNet>,
+    /// Who may use the load balancer's addresses; `None`: everybody.
+    pub source_ranges: Option<BTreeSet<IpNet>>,
     /// Seconds for which a client address stays with its endpoint after its last new connection.
     pub affinity: Option<u32>,
     /// For what comes from pods and nodes to the service's address.
@@ -141,18 +149,27 @@ impl ServicePort {
     /// A port without endpoints that is reached at the service's address alone.
     pub fn new(cluster_ip: IpAddr, proto: Proto, port: u16) -> Self {
         ServicePort {
+            since: 0,
             cluster_ip,
             proto,
             port,
             node_port: None,
             external_ips: BTreeSet::new(),
             load_balancer_ips: BTreeSet::new(),
-            source_ranges: BTreeSet::new(),
+            source_ranges: None,
             affinity: None,
             internal: Scope::Cluster,
             external: Scope::Cluster,
             cluster: Backends::default(),
             local: Backends::default(),
+        }
+    }
+
+    /// The endpoints of a scope.
+    pub fn backends(&self, scope: Scope) -> &Backends {
+        match scope {
+            Scope::Cluster => &self.cluster,
+            Scope::Local => &self.local,
         }
     }
 }
@@ -162,85 +179,6 @@ impl ServicePort {
 pub struct ServicePlan {
     /// In the order of the Service.
     pub ports: Vec<ServicePort>,
-}
-
-/// Plans one service from its slices, as a node should serve it.
-pub fn plan_service(service: &Service, slices: &[&EndpointSlice], here: &Viewpoint) -> ServicePlan {
-    let mut plan = ServicePlan::default();
-    let Some(spec) = &service.spec else { return plan };
-    if spec.type_.as_deref() == Some("ExternalName") {
-        return plan;
-    }
-    let Some(cluster_ip) = spec.cluster_ip.as_deref().and_then(|ip| ip.parse().ok()) else { return plan };
-    let affinity = (spec.session_affinity.as_deref() == Some("ClientIP")).then(|| {
-        let config = spec.session_affinity_config.as_ref().and_then(|c| c.client_ip.as_ref());
-        config.and_then(|c| c.timeout_seconds).and_then(|s| u32::try_from(s).ok()).unwrap_or(10_800)
-    });
-    for port in spec.ports.iter().flatten() {
-        let (Some(proto), Ok(number)) = (Proto::parse(port.protocol.as_deref()), u16::try_from(port.port))
-        else {
-            continue;
-        };
-        let name = port.name.as_deref().unwrap_or("");
-        let (cluster, local) = backends(slices, name, proto, port.target_port.as_ref(), number, here);
-        plan.ports.push(ServicePort {
-            node_port: port.node_port.and_then(|p| u16::try_from(p).ok()).filter(|p| *p != 0),
-            affinity,
-            internal: Scope::parse(spec.internal_traffic_policy.as_deref()),
-            external: Scope::parse(spec.external_traffic_policy.as_deref()),
-            cluster,
-            local,
-            ..ServicePort::new(cluster_ip, proto, number)
-        });
-    }
-    plan
-}
-
-/// The endpoints of all nodes, and those of this one.
-fn backends(
-    slices: &[&EndpointSlice],
-    name: &str,
-    proto: Proto,
-    target: Option<&IntOrString>,
-    port: u16,
-    here: &Viewpoint,
-) -> (Backends, Backends) {
-    let (mut cluster, mut local) = (Backends::default(), Backends::default());
-    for slice in slices.iter().filter(|s| s.address_type == "IPv4") {
-        let matching = slice.ports.iter().flatten().find(|p| {
-            p.name.as_deref().unwrap_or("") == name && Proto::parse(p.protocol.as_deref()) == Some(proto)
-        });
-        let Some(matching) = matching else { continue };
-        // A slice port without a number means "all ports": then the service says which.
-        let number = matching.port.or(match target {
-            Some(IntOrString::Int(n)) if *n != 0 => Some(*n),
-            _ => Some(i32::from(port)),
-        });
-        let Some(number) = number.and_then(|n| u16::try_from(n).ok()) else { continue };
-        for endpoint in &slice.endpoints {
-            let conditions = endpoint.conditions.as_ref();
-            let is_ready = conditions.and_then(|c| c.ready).unwrap_or(true);
-            let serving = conditions.and_then(|c| c.serving).unwrap_or(is_ready);
-            let terminating = conditions.and_then(|c| c.terminating).unwrap_or(false);
-            let pods = endpoint.addresses.iter().filter_map(|a| Some((a.parse().ok()?, number)));
-            let is_here = endpoint.node_name.as_ref() == Some(&here.node);
-            for pod in pods {
-                for backends in [Some(&mut cluster), is_here.then_some(&mut local)].into_iter().flatten() {
-                    if is_ready {
-                        backends.active.insert(pod);
-                    } else if serving && terminating {
-                        backends.draining.insert(pod);
-                    }
-                }
-            }
-        }
-    }
-    for backends in [&mut cluster, &mut local] {
-        if backends.active.is_empty() {
-            backends.active = std::mem::take(&mut backends.draining);
-        }
-    }
-    (cluster, local)
 }
 
 #[cfg(test)]

@@ -234,7 +234,12 @@ pub async fn run(
         doors,
         claims,
         health_checks,
-        here: Viewpoint { node: node_name.to_string(), zone: None, addresses: [node_ip.into()].into() },
+        here: Viewpoint {
+            node: node_name.to_string(),
+            zone: None,
+            addresses: [node_ip.into()].into(),
+            others: [].into(),
+        },
         readiness: readiness.clone(),
     };
     parts.spawn(part("services", Box::pin(services::run(client.clone(), outputs, shutdown.clone()))));

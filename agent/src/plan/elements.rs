@@ -6,7 +6,8 @@ use ipnet::IpNet;
 
 use super::Proto;
 
-/// Stands for a service port inside the kernel: 1 to [`Id::MAX`]. It stays while the port's address, protocol and number do.
+/// Stands for the endpoints of one scope of a service port inside the kernel: 1 to [`Id::MAX`]. It stays while the port's address,
+/// protocol and number do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Id(pub u32);
 
@@ -15,7 +16,8 @@ impl Id {
     pub const MAX: u32 = (1 << 20) - 1;
 }
 
-/// Key of an element. The order is that in which elements may be added while packets flow: what a lookup leads to comes first.
+/// Key of an element, in one family's table. The order is that in which elements may be added while packets flow: what a lookup leads to
+/// comes first, then what shuts an address to some, then the address itself. They go in the opposite order.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Key {
     /// `nodes`: address of a node, outside or inside of the tunnel.
@@ -30,25 +32,24 @@ pub enum Key {
     Choice(Id, u32),
     /// `cluster_ips`.
     ClusterIp(IpAddr),
+    /// `allowed`: address, protocol and port of a load balancer, and a range of sources that may use it. Ranges of one address do not overlap.
+    Allowed(IpAddr, Proto, u16, IpNet),
+    /// `guarded`: address, protocol and port of a load balancer that only those in `allowed` may use.
+    Guarded(IpAddr, Proto, u16),
+    /// `svc_outside`: as `svc`, for what comes from outside under policy Local; it is asked first.
+    OutsideService(IpAddr, Proto, u16),
+    /// `np_outside`: as `np`, in the same way.
+    OutsideNodePort(Proto, u16),
     /// `svc`: address, protocol, port. ClusterIPs, and every other address of a service.
     Service(IpAddr, Proto, u16),
     /// `np`: protocol, nodePort.
     NodePort(Proto, u16),
-    /// `svc_outside`: as `svc`, for what comes from outside under policy Local; it goes first.
-    OutsideService(IpAddr, Proto, u16),
-    /// `np_outside`: as `np`, in the same way.
-    OutsideNodePort(Proto, u16),
-    /// `allowed`: address, protocol and port of a load balancer, and a range of sources that may use it.
-    Allowed(IpAddr, Proto, u16, IpNet),
-    /// `guarded`: address, protocol and port of a load balancer that only those in `allowed` may use. Comes last, and goes first: without
-    /// it an address is open, so no change of ranges opens it in between.
-    Guarded(IpAddr, Proto, u16),
 }
 
 /// What an element maps to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Value {
-    /// A service port: how many slots it has (0 rejects), and for how many seconds clients stay with their endpoint.
+    /// A service port: how many slots it has (0 rejects, and has no affinity), and for how many seconds clients stay with their endpoint.
     Port {
         /// Which.
         id: Id,
@@ -86,12 +87,4 @@ impl Op {
             Op::Add(key, _) | Op::Delete(key) => key,
         }
     }
-}
-
-/// What makes `to` of `from`. Deletes come first, so that a key that changes hands is free when it is added; what leads to
-/// others goes first and comes last.
-pub fn diff(from: &Elements, to: &Elements) -> Vec<Op> {
-    let gone = from.iter().rev().filter(|(k, v)| to.get(*k) != Some(*v));
-    let new = to.iter().filter(|(k, v)| from.get(*k) != Some(*v));
-    gone.map(|(k, _)| Op::Delete(k.clone())).chain(new.map(|(k, v)| Op::Add(k.clone(), *v))).collect()
 }

@@ -1,174 +1,98 @@
-//! The state of all services, and what a change of some of them means for the kernel.
+//! The state of all services in one family, and what a change of some of them means for the kernel.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
 
+use ipnet::IpNet;
+
 use super::{
-    Pod, Proto, ServiceKey, ServicePlan, ServicePort,
-    elements::{Elements, Id, Key, Op, Value, diff},
-    slots::{place, slots_for},
+    Proto, Scope, ServiceKey, ServicePlan, ServicePort,
+    claims::{Claimant, Claims},
+    diff::between,
+    elements::{Elements, Id, Key, Op, Value},
+    groups::{Adopted, Group, Ids},
+    udp::{Reach, UdpAddress, reach, stale},
 };
 
-type PortKey = (IpAddr, Proto, u16);
-
-/// Endpoints with affinity have numbers of 12 bits; 0 is none.
-const MOST_NUMBERS: u16 = 4095;
-
-/// An address at which UDP flows may be translated to pods.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum UdpAddress {
-    /// A ClusterIP and its port.
-    Service(IpAddr, u16),
-    /// A nodePort, at any address of the node.
-    NodePort(u16),
-}
+/// A port's ClusterIP, protocol and number, and whose endpoints are meant.
+type GroupKey = (IpAddr, Proto, u16, Scope);
 
 /// What a batch does, and what must be looked after outside of the services' own elements.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// In the order of [`diff`].
+    /// In the order of [`super::diff`].
     pub ops: Vec<Op>,
-    /// UDP addresses that are new, are gone, or have lost an endpoint: flows there may be translated wrongly or not at all.
+    /// UDP addresses that are new, are gone, or have lost an endpoint or a source: flows there may be translated wrongly or not at all.
     pub stale_udp: BTreeSet<UdpAddress>,
     /// Endpoints with affinity that are gone: their clients' entries go, too.
     pub forgotten: BTreeSet<(Id, u16)>,
 }
 
-/// One service port as it is in the kernel.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct PortState {
-    id: Id,
-    slots: Vec<Pod>,
-    node_port: Option<u16>,
-    /// Stable numbers, with affinity only.
-    numbers: BTreeMap<Pod, u16>,
-    /// Serve while they end, and get nothing new.
-    draining: BTreeSet<Pod>,
-}
-
-impl PortState {
-    fn new(id: Id) -> Self {
-        PortState {
-            id,
-            slots: Vec::new(),
-            node_port: None,
-            numbers: BTreeMap::new(),
-            draining: BTreeSet::new(),
-        }
-    }
-
-    /// Whom flows may lead to.
-    fn serving(&self) -> BTreeSet<Pod> {
-        self.slots.iter().chain(&self.draining).copied().collect()
-    }
-}
-
+/// One service as it is in the kernel.
 #[derive(Clone, Debug, Default)]
 struct Applied {
+    ports: Vec<ServicePort>,
     elements: Elements,
-    ports: BTreeMap<PortKey, PortState>,
+    groups: BTreeMap<GroupKey, Group>,
 }
 
-/// The state of all services.
+/// The state of all services in one family: plans have ports of this family alone.
 #[derive(Clone, Debug, Default)]
 pub struct Ruleset {
     services: BTreeMap<ServiceKey, Applied>,
-    /// Whose the addresses and nodePorts are; two services never share one.
-    owners: BTreeMap<Key, ServiceKey>,
-    ids: BTreeSet<Id>,
-    last_id: u32,
-    /// Ports that an earlier agent programmed, until their services come.
-    adopted: BTreeMap<PortKey, PortState>,
+    claims: Claims,
+    ids: Ids,
+    adopted: Adopted,
 }
 
 impl Ruleset {
-    /// A state without services that knows what is in the kernel: services that come keep their ids, slots and numbers.
+    /// A state without services that knows what is in the kernel: services that come with the first update keep their ids, slots and
+    /// numbers.
     pub fn adopting(kernel: &Elements) -> Self {
-        let mut by_id: BTreeMap<Id, PortState> = BTreeMap::new();
-        let mut keys: BTreeMap<PortKey, Id> = BTreeMap::new();
-        for (key, value) in kernel {
-            if let (Key::Service(ip, proto, port), Value::Port { id, .. }) = (key, value)
-                && (1..=Id::MAX).contains(&id.0)
-                && !by_id.contains_key(id)
-            {
-                keys.insert((*ip, *proto, *port), *id);
-                by_id.insert(*id, PortState::new(*id));
-            }
-        }
-        // A slot is worth keeping only where all before it are known, too; the order of keys sees to that.
-        for (key, value) in kernel {
-            match (key, value) {
-                (Key::Endpoint(id, number), Value::Pod(ip, port)) => {
-                    if let Some(state) = by_id.get_mut(id) {
-                        state.numbers.insert((*ip, *port), *number);
-                    }
-                }
-                (Key::Slot(id, slot), Value::Pod(ip, port)) => {
-                    if let Some(state) = by_id.get_mut(id).filter(|p| p.slots.len() == *slot as usize) {
-                        state.slots.push((*ip, *port));
-                    }
-                }
-                (Key::Choice(id, slot), Value::Number(number)) => {
-                    if let Some(state) = by_id.get_mut(id).filter(|p| p.slots.len() == *slot as usize)
-                        && let Some((pod, _)) = state.numbers.iter().find(|(_, n)| *n == number)
-                    {
-                        state.slots.push(*pod);
-                    }
-                }
-                _ => {}
-            }
-        }
-        let adopted: BTreeMap<_, _> =
-            keys.into_iter().filter_map(|(key, id)| Some((key, by_id.remove(&id)?))).collect();
-        let ids: BTreeSet<Id> = adopted.values().map(|p| p.id).collect();
-        let last_id = ids.last().map_or(0, |id| id.0);
-        Ruleset { ids, last_id, adopted, ..Ruleset::default() }
+        let adopted = Adopted::read(kernel);
+        Ruleset { ids: adopted.ids(), adopted, ..Ruleset::default() }
     }
 
-    /// Replaces the plans of the touched services and says what must change. Others are not looked at.
+    /// Replaces the plans of the touched services and says what must change. Others are looked at only where they want the same address.
     pub fn update(&mut self, touched: &[(ServiceKey, Option<ServicePlan>)]) -> Changes {
         // The last word on a service counts.
-        let touched: BTreeMap<&ServiceKey, Option<&ServicePlan>> =
-            touched.iter().map(|(key, plan)| (key, plan.as_ref())).collect();
+        let mut work: BTreeMap<ServiceKey, Option<Vec<ServicePort>>> = BTreeMap::new();
+        for (key, plan) in touched {
+            work.insert(key.clone(), plan.as_ref().map(|plan| plan.ports.clone()));
+        }
+        for key in self.settle_claims(&work) {
+            if !work.contains_key(&key) {
+                let ports = self.services.get(&key).map(|applied| applied.ports.clone());
+                work.insert(key, ports);
+            }
+        }
         // All give up what they have before any takes: an address may move from one to another.
-        let mut before: BTreeMap<&ServiceKey, Applied> = BTreeMap::new();
-        let mut old: BTreeMap<PortKey, PortState> = BTreeMap::new();
-        for key in touched.keys() {
-            let Some(applied) = self.services.remove(*key) else { continue };
-            for element in applied.elements.keys() {
-                self.owners.remove(element);
-            }
-            old.extend(applied.ports.iter().map(|(k, p)| (*k, p.clone())));
-            before.insert(key, applied);
-        }
-        let nothing = Elements::new();
-        let (mut gone, mut new) = (Vec::new(), Vec::new());
-        for (key, plan) in &touched {
+        let before: Vec<Applied> = work.keys().filter_map(|key| self.services.remove(key)).collect();
+        let mut old: BTreeMap<GroupKey, Group> =
+            before.iter().flat_map(|a| a.groups.iter().map(|(key, group)| (*key, group.clone()))).collect();
+        let mut after = Vec::new();
+        for (key, ports) in work {
+            let Some(ports) = ports else { continue };
             let mut applied = Applied::default();
-            for port in plan.iter().flat_map(|plan| &plan.ports) {
-                self.render(key, port, &mut old, &mut applied);
+            for port in &ports {
+                self.render(&key, port, &mut old, &mut applied);
             }
-            let was = before.get(*key).map_or(&nothing, |a| &a.elements);
-            let ops = diff(was, &applied.elements);
-            let (deletes, adds): (Vec<_>, Vec<_>) =
-                ops.into_iter().partition(|op| matches!(op, Op::Delete(_)));
-            gone.extend(deletes);
-            new.extend(adds);
-            if plan.is_some() {
-                self.services.insert((*key).clone(), applied);
-            }
+            applied.ports = ports;
+            after.push(key.clone());
+            self.services.insert(key, applied);
         }
-        for port in old.values() {
-            self.ids.remove(&port.id);
+        for id in old.values().map(|group| group.id).chain(self.adopted.rest()) {
+            self.ids.free(id);
         }
-        gone.sort_by(|a, b| b.key().cmp(a.key()));
-        new.sort_by(|a, b| a.key().cmp(b.key()));
-        gone.append(&mut new);
-        let known = ports(before.values());
-        let now = ports(touched.keys().filter_map(|key| self.services.get(*key)));
-        Changes { ops: gone, stale_udp: stale(&known, &now), forgotten: forgotten(&known, &now) }
+        let after: Vec<&Applied> = after.iter().filter_map(|key| self.services.get(key)).collect();
+        let before: Vec<&Applied> = before.iter().collect();
+        Changes {
+            ops: between(&elements(&before), &elements(&after)),
+            stale_udp: stale(&granted(&before), &granted(&after)),
+            forgotten: forgotten(&before, &after),
+        }
     }
 
     /// Every element of every service.
@@ -176,18 +100,18 @@ impl Ruleset {
         self.services.values().flat_map(|a| a.elements.clone()).collect()
     }
 
-    /// The endpoints that UDP flows to an address may be translated to, those that are draining included; `None` if no service has the address.
-    pub fn udp_endpoints(&self, address: UdpAddress) -> Option<BTreeSet<(IpAddr, u16)>> {
-        let key = match address {
-            UdpAddress::Service(ip, port) => Key::Service(ip, Proto::Udp, port),
-            UdpAddress::NodePort(port) => Key::NodePort(Proto::Udp, port),
+    /// Where UDP flows to an address may lead; `None` if no service has the address.
+    pub fn udp_reach(&self, address: UdpAddress) -> Option<Reach> {
+        let key = key_of(address);
+        let applied = self.services.get(self.claims.holder(&key)?)?;
+        if !applied.elements.contains_key(&key) {
+            return None;
+        }
+        let has_it = |port: &&ServicePort| match address {
+            UdpAddress::Service(_, n) => port.port == n,
+            UdpAddress::NodePort(n) => port.node_port == Some(n),
         };
-        let applied = self.services.get(self.owners.get(&key)?)?;
-        let port = applied.ports.iter().find(|((ip, proto, port), state)| match address {
-            UdpAddress::Service(..) => key == Key::Service(*ip, *proto, *port),
-            UdpAddress::NodePort(n) => *proto == Proto::Udp && state.node_port == Some(n),
-        });
-        Some(port?.1.serving())
+        applied.ports.iter().filter(has_it).find_map(|port| reach(port).remove(&address))
     }
 
     /// Counts of slots and seconds of all service ports with affinity.
@@ -201,133 +125,155 @@ impl Ruleset {
             .collect()
     }
 
+    /// Gives addresses to services; returns those that have won or lost one.
+    fn settle_claims(
+        &mut self,
+        work: &BTreeMap<ServiceKey, Option<Vec<ServicePort>>>,
+    ) -> BTreeSet<ServiceKey> {
+        let (mut moved, mut asked) = (BTreeSet::new(), Vec::new());
+        for (key, ports) in work {
+            let had = self.services.get(key).map(|a| wants(&a.ports)).unwrap_or_default();
+            let wanted = ports.as_deref().map(wants).unwrap_or_default();
+            for address in had.difference(&wanted) {
+                self.claims.release(&address.1, key, &mut moved);
+            }
+            asked.extend(wanted.difference(&had).map(|(since, address)| {
+                let claimant: Claimant = (*since, key.clone());
+                (address.clone(), claimant)
+            }));
+        }
+        for (address, by) in &asked {
+            self.claims.claim(address, by, &mut moved);
+        }
+        moved
+    }
+
     fn render(
         &mut self,
         owner: &ServiceKey,
         port: &ServicePort,
-        old: &mut BTreeMap<PortKey, PortState>,
+        old: &mut BTreeMap<GroupKey, Group>,
         out: &mut Applied,
     ) {
-        let id_key = (port.cluster_ip, port.proto, port.port);
-        let service = Key::Service(port.cluster_ip, port.proto, port.port);
-        if !self.own(service.clone(), owner) {
+        let holds = |key: &Key| self.claims.holder(key) == Some(owner);
+        let own = Key::Service(port.cluster_ip, port.proto, port.port);
+        if !holds(&own) {
             return;
         }
-        let state = old.remove(&id_key).or_else(|| self.adopted.remove(&id_key));
-        let Some(id) = state.as_ref().map(|s| s.id).or_else(|| self.new_id()) else {
-            self.owners.remove(&service);
-            return;
+        let addresses: Vec<Key> =
+            outer(port).filter(|key| *key != own && holds(key) && !out.elements.contains_key(key)).collect();
+        let has_cluster_ip = holds(&Key::ClusterIp(port.cluster_ip));
+        let (has_cluster, has_local) = (!port.cluster.active.is_empty(), !port.local.active.is_empty());
+        let outside: Vec<Key> = match port.external {
+            // Where there is nothing at all, the address itself refuses.
+            Scope::Local if has_cluster => addresses.iter().filter_map(from_outside).collect(),
+            _ => Vec::new(),
         };
-        let most = if port.affinity.is_some() { usize::from(MOST_NUMBERS) } else { usize::MAX };
-        let endpoints: BTreeSet<Pod> = port.cluster.active.iter().take(most).copied().collect();
-        let (slots, numbers) = state.map(|s| (s.slots, s.numbers)).unwrap_or_default();
-        let count = slots_for(endpoints.len() as u32, slots.len() as u32);
-        let slots = place(&slots, &endpoints, count);
-        let numbers = port.affinity.map(|_| number(&numbers, &endpoints)).unwrap_or_default();
-        for (slot, pod) in (0u32..).zip(&slots) {
-            match numbers.get(pod) {
-                Some(n) => out.elements.insert(Key::Choice(id, slot), Value::Number(*n)),
-                None => out.elements.insert(Key::Slot(id, slot), Value::Pod(pod.0, pod.1)),
+        let mut group = |scope, leads: &[Key]| {
+            let key = (port.cluster_ip, port.proto, port.port, scope);
+            let known = old.remove(&key).or_else(|| self.adopted.take(leads));
+            let mut group = known.or_else(|| Some(Group::new(self.ids.take()?)))?;
+            let value = group.place(&port.backends(scope).active, port.affinity);
+            group.write(&mut out.elements);
+            out.groups.insert(key, group);
+            Some(value)
+        };
+        // A set of endpoints stands in the kernel only where something leads to it.
+        let own_scope = [own.clone()];
+        let is_internal = |scope| own_scope.iter().filter(move |_| port.internal == scope);
+        let cluster_leads: Vec<Key> = is_internal(Scope::Cluster).chain(&addresses).cloned().collect();
+        let local_leads: Vec<Key> = is_internal(Scope::Local).chain(&outside).cloned().collect();
+        let cluster = (!cluster_leads.is_empty()).then(|| group(Scope::Cluster, &cluster_leads)).flatten();
+        let local = match (local_leads.is_empty(), has_local, has_cluster) {
+            (true, ..) => None,
+            (false, false, true) => Some(Value::Drop),
+            (false, ..) => group(Scope::Local, &local_leads),
+        };
+        for (value, leads) in [(cluster, cluster_leads), (local, local_leads)] {
+            if let Some(value) = value {
+                out.elements.extend(leads.into_iter().map(|key| (key, value)));
+            }
+        }
+        if has_cluster_ip {
+            out.elements.insert(Key::ClusterIp(port.cluster_ip), Value::Present);
+        }
+        for ip in &port.load_balancer_ips {
+            let (Some(ranges), true) =
+                (&port.source_ranges, addresses.contains(&Key::Service(*ip, port.proto, port.port)))
+            else {
+                continue;
             };
-        }
-        for (pod, n) in &numbers {
-            out.elements.insert(Key::Endpoint(id, *n), Value::Pod(pod.0, pod.1));
-        }
-        let value = Value::Port { id, slots: count, affinity: port.affinity };
-        out.elements.insert(service, value);
-        let address = Key::ClusterIp(port.cluster_ip);
-        if self.own(address.clone(), owner) {
-            out.elements.insert(address, Value::Present);
-        }
-        let node_port = port.node_port.filter(|n| self.own(Key::NodePort(port.proto, *n), owner));
-        if let Some(n) = node_port {
-            out.elements.insert(Key::NodePort(port.proto, n), value);
-        }
-        let draining = port.cluster.draining.clone();
-        out.ports.insert(id_key, PortState { id, slots, node_port, numbers, draining });
-    }
-
-    /// Takes an address for a service, unless another has it: then the other keeps it.
-    fn own(&mut self, key: Key, owner: &ServiceKey) -> bool {
-        self.owners.entry(key).or_insert_with(|| owner.clone()) == owner
-    }
-
-    /// A free id, not one that was freed just now. `None`: a million service ports.
-    fn new_id(&mut self) -> Option<Id> {
-        if self.ids.len() as u32 == Id::MAX {
-            return None;
-        }
-        loop {
-            self.last_id = self.last_id % Id::MAX + 1;
-            if self.ids.insert(Id(self.last_id)) {
-                return Some(Id(self.last_id));
-            }
+            out.elements.insert(Key::Guarded(*ip, port.proto, port.port), Value::Present);
+            // An interval of the kernel's must not overlap with another.
+            let ranges = IpNet::aggregate(&ranges.iter().copied().collect());
+            let allowed = ranges.into_iter().map(|range| Key::Allowed(*ip, port.proto, port.port, range));
+            out.elements.extend(allowed.map(|key| (key, Value::Present)));
         }
     }
 }
 
-/// Numbers for the endpoints: those that have one keep it, and a freed one is not given again at once.
-fn number(before: &BTreeMap<Pod, u16>, endpoints: &BTreeSet<Pod>) -> BTreeMap<Pod, u16> {
-    let mut used: BTreeSet<u16> = before.values().copied().collect();
-    let mut last = used.last().copied().unwrap_or(0);
-    let mut numbers = BTreeMap::new();
-    for pod in endpoints {
-        if let Some(n) = before.get(pod) {
-            numbers.insert(*pod, *n);
-        }
-    }
-    if endpoints.len() + before.len() >= usize::from(MOST_NUMBERS) {
-        used = numbers.values().copied().collect();
-    }
-    for pod in endpoints {
-        if !numbers.contains_key(pod) {
-            loop {
-                last = last % MOST_NUMBERS + 1;
-                if used.insert(last) {
-                    break;
-                }
-            }
-            numbers.insert(*pod, last);
-        }
-    }
-    numbers
+/// The addresses of a port that are not its ClusterIP.
+fn outer(port: &ServicePort) -> impl Iterator<Item = Key> {
+    let ips: BTreeSet<&IpAddr> = port.external_ips.union(&port.load_balancer_ips).collect();
+    let services = ips.into_iter().map(|ip| Key::Service(*ip, port.proto, port.port));
+    services.chain(port.node_port.map(|n| Key::NodePort(port.proto, n)))
 }
 
-type Ports<'s> = BTreeMap<PortKey, &'s PortState>;
-
-fn ports<'s>(services: impl Iterator<Item = &'s Applied>) -> Ports<'s> {
-    services.flat_map(|applied| applied.ports.iter().map(|(key, port)| (*key, port))).collect()
+fn from_outside(key: &Key) -> Option<Key> {
+    match key {
+        Key::Service(ip, proto, port) => Some(Key::OutsideService(*ip, *proto, *port)),
+        Key::NodePort(proto, port) => Some(Key::OutsideNodePort(*proto, *port)),
+        _ => None,
+    }
 }
 
-fn stale(before: &Ports<'_>, after: &Ports<'_>) -> BTreeSet<UdpAddress> {
-    let mut out = BTreeSet::new();
-    let all: BTreeSet<&PortKey> = before.keys().chain(after.keys()).collect();
-    for key in all {
-        let (ip, Proto::Udp, port) = *key else { continue };
-        let (old, new) = (before.get(key), after.get(key));
-        let lost = match (old, new) {
-            (Some(old), Some(new)) => {
-                old.slots.is_empty() != new.slots.is_empty() || !old.serving().is_subset(&new.serving())
-            }
-            _ => true,
-        };
-        if lost {
-            out.insert(UdpAddress::Service(ip, port));
-        }
-        let node_ports = [old.and_then(|p| p.node_port), new.and_then(|p| p.node_port)];
-        if lost || node_ports[0] != node_ports[1] {
-            out.extend(node_ports.into_iter().flatten().map(UdpAddress::NodePort));
+/// The addresses that a service would have, and since when.
+fn wants(ports: &[ServicePort]) -> BTreeSet<(i64, Key)> {
+    let keys = ports.iter().flat_map(|port| {
+        let own = Key::Service(port.cluster_ip, port.proto, port.port);
+        let all = outer(port).chain([own, Key::ClusterIp(port.cluster_ip)]);
+        all.map(|key| (port.since, key))
+    });
+    keys.collect()
+}
+
+fn key_of(address: UdpAddress) -> Key {
+    match address {
+        UdpAddress::Service(ip, port) => Key::Service(ip, Proto::Udp, port),
+        UdpAddress::NodePort(port) => Key::NodePort(Proto::Udp, port),
+    }
+}
+
+fn elements<'a>(services: &[&'a Applied]) -> Vec<(&'a Key, &'a Value)> {
+    let mut all: Vec<_> = services.iter().flat_map(|applied| &applied.elements).collect();
+    all.sort_unstable_by(|a, b| a.0.cmp(b.0));
+    all
+}
+
+/// What the UDP addresses lead to that services have, not only want.
+fn granted(services: &[&Applied]) -> BTreeMap<UdpAddress, Reach> {
+    let mut out = BTreeMap::new();
+    for applied in services {
+        let all = applied.ports.iter().flat_map(reach);
+        for (address, reach) in all.filter(|(address, _)| applied.elements.contains_key(&key_of(*address))) {
+            // The first port has it, should two of a service want the same.
+            out.entry(address).or_insert(reach);
         }
     }
     out
 }
 
-fn forgotten(before: &Ports<'_>, after: &Ports<'_>) -> BTreeSet<(Id, u16)> {
+fn forgotten(before: &[&Applied], after: &[&Applied]) -> BTreeSet<(Id, u16)> {
+    let groups = |services: &[&Applied]| -> BTreeMap<Id, BTreeMap<super::Pod, u16>> {
+        let all = services.iter().flat_map(|applied| applied.groups.values());
+        all.filter(|group| !group.numbers.is_empty()).map(|group| (group.id, group.numbers.clone())).collect()
+    };
+    let (before, after) = (groups(before), groups(after));
     let mut out = BTreeSet::new();
-    for (key, old) in before {
-        let kept = after.get(key).map(|new| &new.numbers);
-        let gone = old.numbers.iter().filter(|(pod, n)| kept.and_then(|k| k.get(pod)) != Some(n));
-        out.extend(gone.map(|(_, n)| (old.id, *n)));
+    for (id, old) in before {
+        let kept = after.get(&id);
+        let gone = old.into_iter().filter(|(pod, n)| kept.and_then(|k| k.get(pod)) != Some(n));
+        out.extend(gone.map(|(_, n)| (id, n)));
     }
     out
 }
