@@ -17,6 +17,8 @@ fn every_refusal_is_one_line_that_helps() {
     let unknown = write("unknown.yaml", "apiVersion: v1\nkind: Widget\nmetadata: {name: x}\n");
     let json = write("broken.json", "{\"apiVersion\": \"v1\", \"kind\": ");
     let taken_ip = write("ip.yaml", &service("clusterIP: 10.96.0.1, ports: [{port: 80}]"));
+    let link_local = write("ext.yaml", &service("externalIPs: [169.254.1.1], ports: [{port: 80}]"));
+    let dual = write("dual.yaml", &service("ipFamilyPolicy: RequireDualStack, ports: [{port: 80}]"));
     let image = write(
         "image.yaml",
         "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {containers: [{name: a, image: nginx, command: [a]}]}\n",
@@ -43,6 +45,8 @@ fn every_refusal_is_one_line_that_helps() {
         (&["create", "-f", &json], 1, &["broken.json", "line"]),
         (&["create", "-f", &unknown], 1, &["Widget"]),
         (&["create", "-f", &taken_ip], 1, &["10.96.0.1", "already allocated"]),
+        (&["create", "-f", &link_local], 1, &["spec.externalIPs[0]", "link-local range"]),
+        (&["create", "-f", &dual], 1, &["spec.ipFamilyPolicy", "not configured for dual-stack services"]),
         (&["create", "-f", &image], 1, &["spec.containers[0].image", "nginx"]),
         (&["create", "-f", &volume], 1, &["spec.volumes", "not supported"]),
         (&["create", "-f", "/nonexistent.yaml"], 1, &["/nonexistent.yaml"]),
