@@ -1,6 +1,11 @@
 //! What an agent is told at its start.
 
-use std::{net::Ipv4Addr, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+    str::FromStr,
+};
 
 use minisvc_proto::{NodeName, join::JoinToken};
 
@@ -23,9 +28,69 @@ pub struct AgentConfig {
     pub log_dir: PathBuf,
     /// The resolv.conf whose servers get the names outside the cluster.
     pub resolv_conf: PathBuf,
+    /// What [`HOST_NAME`] stands for.
+    pub host_address: HostAddress,
     /// Whether the agent lets the cluster's traffic through firewalls of others itself.
     pub manage_host_firewall: bool,
 }
 
 /// Where the agent's own API listens, on the node's address.
 pub const API_PORT: u16 = 10250;
+
+/// The name under which pods reach services of the machine that they run on.
+pub const HOST_NAME: &str = "host.minisvc.internal";
+
+/// What [`HOST_NAME`] stands for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HostAddress {
+    /// The node's own address.
+    #[default]
+    Node,
+    /// This one.
+    At(IpAddr),
+    /// Nothing: there is no such name.
+    Nothing,
+}
+
+impl FromStr for HostAddress {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "node" => Ok(HostAddress::Node),
+            "none" => Ok(HostAddress::Nothing),
+            other => other.parse().map(HostAddress::At).map_err(|_| {
+                format!("\"{other}\" is no address; an address, \"node\" or \"none\" would be right")
+            }),
+        }
+    }
+}
+
+impl HostAddress {
+    /// The name with its addresses, if it has any.
+    pub fn names(self, node: Ipv4Addr) -> BTreeMap<String, Vec<IpAddr>> {
+        let address = match self {
+            HostAddress::Node => Some(node.into()),
+            HostAddress::At(address) => Some(address),
+            HostAddress::Nothing => None,
+        };
+        address.into_iter().map(|ip| (HOST_NAME.to_owned(), vec![ip])).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machine_s_name_stands_for_the_node_an_address_or_nothing() {
+        let node = Ipv4Addr::new(192, 0, 2, 1);
+        let names = |text: &str| text.parse::<HostAddress>().map(|a| a.names(node));
+        let of = |ip: &str| BTreeMap::from([(HOST_NAME.to_owned(), vec![ip.parse().unwrap()])]);
+        assert_eq!(HostAddress::default().names(node), of("192.0.2.1"));
+        assert_eq!(names("node"), Ok(of("192.0.2.1")));
+        assert_eq!(names("198.51.100.9"), Ok(of("198.51.100.9")));
+        assert_eq!(names("none"), Ok(BTreeMap::new()));
+        assert!(names("localhost").unwrap_err().contains("would be right"));
+    }
+}

@@ -4,6 +4,7 @@ mod batch;
 mod class;
 mod expr;
 mod family;
+mod gateway;
 mod read;
 mod rules;
 mod wire;
@@ -23,6 +24,8 @@ use batch::{Batch, ELEMENTS_PER_MESSAGE, Element, Hook, MapSpec};
 use class::{Class, Classes};
 use family::Addresses;
 use wire::Client;
+
+pub use gateway::Gateway;
 
 /// Name of the tables that are ours: `ip` of it, and in a dual-stack cluster `ip6`.
 pub const TABLE: &str = "minisvc";

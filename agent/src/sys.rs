@@ -1,5 +1,6 @@
 //! Thin layers over system calls.
 
+pub mod capture;
 pub mod netlink;
 pub mod packet;
 pub mod process;

@@ -166,12 +166,24 @@ fn to_group(v: &mut Expressions, group: u32, yes: bool) {
 /// Goes on only for the first packet of either side of a TCP connection.
 pub(super) fn tcp_syn(v: &mut Expressions) {
     const FIN_SYN_RST: u8 = 0x07;
-    const SYN: u8 = 0x02;
+    tcp_flags(v, FIN_SYN_RST, SYN);
+}
+/// Goes on only for the packet that asks for a TCP connection.
+pub(super) fn tcp_opening(v: &mut Expressions) {
+    const FIN_SYN_RST_ACK: u8 = 0x17;
+    tcp_flags(v, FIN_SYN_RST_ACK, SYN);
+}
+const SYN: u8 = 0x02;
+fn tcp_flags(v: &mut Expressions, of: u8, set: u8) {
     l4proto(v, R);
     cmp(v, R, true, &[6]);
     payload(v, 2, 13, 1, R);
-    mask(v, R, &[FIN_SYN_RST]);
-    cmp(v, R, true, &[SYN]);
+    mask(v, R, &[of]);
+    cmp(v, R, true, &[set]);
+}
+/// The type of an ICMP message.
+pub(super) fn icmp_type(v: &mut Expressions, reg: u32) {
+    payload(v, 2, 0, 1, reg);
 }
 /// Lowers the segment size that a SYN announces to what the route takes in both directions.
 pub(super) fn clamp_mss(v: &mut Expressions) {
@@ -255,6 +267,22 @@ pub(super) fn goto(v: &mut Expressions, chain: &str) {
 }
 pub(super) fn notrack(v: &mut Expressions) {
     expr(v, "notrack", |_| ());
+}
+pub(super) fn accept(v: &mut Expressions) {
+    verdict(v, 1, None);
+}
+/// To the transparent socket on a port of this machine, if it is there, whatever address the packet is for (TPROXY); the packet
+/// is not changed.
+pub(super) fn to_program(v: &mut Expressions, port: u16) {
+    constant(v, R, &port.to_be_bytes());
+    numbers(v, "tproxy", &[(1, 2), (3, R)]);
+}
+/// Answered with "destination unreachable" of this code.
+pub(super) fn refuse(v: &mut Expressions, code: u8) {
+    expr(v, "reject", |v| {
+        u32be(v, 1, 0);
+        attr(v, 2, &[code]);
+    });
 }
 /// TCP gets a reset, everything else ICMP port unreachable.
 pub(super) fn reject(v: &mut Expressions, tcp: bool) {

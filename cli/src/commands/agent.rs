@@ -4,7 +4,7 @@ use std::{net::Ipv4Addr, path::PathBuf};
 
 use anyhow::bail;
 use clap::Args;
-use minisvc_agent::{AgentConfig, identity};
+use minisvc_agent::{AgentConfig, config::HostAddress, identity};
 use minisvc_proto::{NodeName, join::JoinToken};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -42,6 +42,9 @@ pub struct AgentArgs {
     /// The resolvers for names outside the cluster
     #[arg(long, env = "MINISVC_RESOLV_CONF", default_value = "/etc/resolv.conf")]
     pub resolv_conf: PathBuf,
+    /// What host.minisvc.internal stands for: an address, "node" (the node's own) or "none"
+    #[arg(long, env = "MINISVC_HOST_ADDRESS", value_name = "ADDRESS", default_value = "node", hide = true)]
+    pub host_address: HostAddress,
     /// Insert accept rules for the cluster's traffic into chains of others that drop it
     #[arg(long, env = "MINISVC_MANAGE_HOST_FIREWALL")]
     pub manage_host_firewall: bool,
@@ -66,6 +69,7 @@ pub async fn run(args: AgentArgs, stop: CancellationToken) -> anyhow::Result<()>
         run_dir: args.run_dir,
         log_dir: args.log_dir,
         resolv_conf: args.resolv_conf,
+        host_address: args.host_address,
         manage_host_firewall: args.manage_host_firewall,
     };
     let manager = Manager::of_this_process();

@@ -25,6 +25,9 @@ pub struct UpArgs {
     /// Port of the API on 127.0.0.1 and [::1]
     #[arg(long, default_value_t = 7443, value_parser = clap::value_parser!(u16).range(1..))]
     pub api_port: u16,
+    /// Keep pods from this machine's own services and from everything that it reaches
+    #[arg(long)]
+    pub no_host_access: bool,
     /// Which process of the cluster this is; `up` sets it for the processes that it starts
     #[arg(long, hide = true)]
     pub stage: Option<Stage>,

@@ -91,8 +91,7 @@ fn keep(args: &UpArgs, paths: &Paths, signals: &SignalFd) -> anyhow::Result<()> 
     let mut left_alone = false;
     loop {
         if relay_due.is_some_and(|at| at <= Instant::now()) {
-            // Not before the room has left this machine's network.
-            if in_own_network(room.id()) {
+            if paths.resolv_conf().exists() {
                 let pid = room.id().to_string();
                 let mut command = stage(args, paths, Stage::Relay, &["--room-pid", &pid])?;
                 relay = Some(command.stdin(Stdio::null()).spawn().context("cannot start the relay")?);
@@ -187,6 +186,9 @@ pub fn stage(args: &UpArgs, paths: &Paths, stage: Stage, more: &[&str]) -> anyho
     let mut command = Command::new(super::own_binary()?);
     command.args(["up", "--stage", name, "--name", &args.name, "--nodes", &args.nodes.to_string()]);
     command.args(["--api-port", &args.api_port.to_string()]).args(more);
+    if args.no_host_access {
+        command.arg("--no-host-access");
+    }
     for (flag, dir) in [("--data-dir", &paths.data), ("--run-dir", &paths.run), ("--log-dir", &paths.log)] {
         command.arg(flag).arg(dir);
     }
@@ -208,11 +210,6 @@ fn await_former_room(paths: &Paths) -> anyhow::Result<()> {
         std::thread::sleep(Duration::from_millis(5));
     }
     Ok(())
-}
-
-fn in_own_network(pid: u32) -> bool {
-    let read = |who: &str| fs::read_link(format!("/proc/{who}/ns/net")).ok();
-    read(&pid.to_string()).is_some_and(|there| Some(there) != read("self"))
 }
 
 /// A new room is like a machine after its boot: nothing of the run directory is true any more.

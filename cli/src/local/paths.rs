@@ -86,6 +86,11 @@ impl Paths {
         self.run.join("state.json")
     }
 
+    /// The resolv.conf of the room's machines. It is there once their LAN is.
+    pub fn resolv_conf(&self) -> PathBuf {
+        self.run.join("resolv.conf")
+    }
+
     /// The administrator's kubeconfig, as the server printed it.
     pub fn admin_config(&self) -> PathBuf {
         self.run.join("admin.kubeconfig")

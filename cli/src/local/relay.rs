@@ -2,6 +2,7 @@
 //! one of its threads opens inside the room's network. A socket belongs to the network in which it was made, for good.
 
 mod dns;
+mod gateway;
 mod services;
 
 use std::{
@@ -20,7 +21,7 @@ use minisvc_agent::{
 };
 use nix::{
     sched::{CloneFlags, setns},
-    sys::socket::{AddressFamily, SockFlag, SockType, socket},
+    sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socket, sockopt},
 };
 use tokio::{
     net::{TcpStream, UdpSocket},
@@ -43,47 +44,61 @@ pub fn run(args: &UpArgs, paths: &Paths) -> anyhow::Result<()> {
             .await
             .with_context(|| format!("the API's port {} on 127.0.0.1", args.api_port))?;
         tokio::spawn(dns::serve(room.clone()));
+        if !args.no_host_access {
+            tokio::spawn(gateway::serve(room.clone()));
+        }
         services::follow(paths, room).await
     })
 }
 
 /// Makes sockets inside the room's network.
 #[derive(Clone)]
-pub struct RoomSockets(mpsc::Sender<Request>);
+pub struct RoomSockets(mpsc::Sender<Work>);
 
-struct Request {
-    kind: SockType,
-    answer: oneshot::Sender<io::Result<OwnedFd>>,
-}
+/// Something to be done on the thread that stands in the room's network.
+type Work = Box<dyn FnOnce() + Send>;
 
 impl RoomSockets {
     fn open(netns: File) -> anyhow::Result<Self> {
-        let (sender, requests) = mpsc::channel::<Request>();
+        let (sender, requests) = mpsc::channel::<Work>();
         let (entered, result) = mpsc::channel();
         std::thread::Builder::new().name("room-sockets".into()).spawn(move || {
             let inside = setns(&netns, CloneFlags::CLONE_NEWNET);
             if entered.send(inside).is_err() || inside.is_err() {
                 return;
             }
-            let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-            for Request { kind, answer } in requests {
-                // Who asked may have given up; then the socket closes here.
-                let _ = answer.send(socket(AddressFamily::Inet, kind, flags, None).map_err(io::Error::from));
+            for work in requests {
+                work();
             }
         })?;
         result.recv()?.context("the room's network cannot be entered")?;
         Ok(RoomSockets(sender))
     }
 
-    async fn socket(&self, kind: SockType) -> io::Result<OwnedFd> {
+    /// Makes something that belongs to the network in which it is made. It must not block: others wait behind.
+    pub async fn make<T: Send + 'static>(
+        &self,
+        make: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
         let (answer, result) = oneshot::channel();
-        self.0.send(Request { kind, answer }).map_err(|_| io::Error::other("the room's thread ended"))?;
+        let work = Box::new(move || {
+            // Who asked may have given up; then what was made closes here.
+            let _ = answer.send(make());
+        });
+        self.0.send(work).map_err(|_| io::Error::other("the room's thread ended"))?;
         result.await.map_err(|_| io::Error::other("the room's thread ended"))?
+    }
+
+    /// A socket of the thread's network that may have any address, also one that is somebody else's.
+    pub fn transparent(kind: SockType) -> io::Result<OwnedFd> {
+        let socket = plain(kind)?;
+        setsockopt(&socket, sockopt::IpTransparent, &true)?;
+        Ok(socket)
     }
 
     /// An unconnected TCP socket in the room.
     pub async fn tcp(&self) -> io::Result<tokio::net::TcpSocket> {
-        let stream = std::net::TcpStream::from(self.socket(SockType::Stream).await?);
+        let stream = std::net::TcpStream::from(self.make(|| plain(SockType::Stream)).await?);
         Ok(tokio::net::TcpSocket::from_std_stream(stream))
     }
 
@@ -94,7 +109,7 @@ impl RoomSockets {
 
     /// A UDP socket in the room.
     pub async fn udp(&self, bind: SocketAddr) -> io::Result<UdpSocket> {
-        let fd = self.socket(SockType::Datagram).await?;
+        let fd = self.make(|| plain(SockType::Datagram)).await?;
         let address = match bind {
             SocketAddr::V4(a) => nix::sys::socket::SockaddrIn::from(a),
             SocketAddr::V6(_) => return Err(io::Error::from(io::ErrorKind::Unsupported)),
@@ -102,6 +117,12 @@ impl RoomSockets {
         nix::sys::socket::bind(std::os::fd::AsRawFd::as_raw_fd(&fd), &address)?;
         UdpSocket::from_std(std::net::UdpSocket::from(fd))
     }
+}
+
+/// A socket of the thread's network that never blocks.
+fn plain(kind: SockType) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    Ok(socket(AddressFamily::Inet, kind, flags, None)?)
 }
 
 /// Who serves: the API server, or the nodes that are ready now.

@@ -5,7 +5,7 @@ use std::{
     ffi::OsStr,
     fs,
     io::Write,
-    net::{SocketAddr, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     os::fd::AsFd,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -49,10 +49,11 @@ pub fn run(args: &UpArgs, paths: &Paths) -> anyhow::Result<()> {
     enter(&args.name)?;
     let mut places = vec![("server".to_owned(), lan::SERVER)];
     places.extend((1..=args.nodes).map(|i| (format!("node-{i}"), lan::node_ip(i))));
-    let machines = lan::lay(&places)?;
-    let [server, nodes @ ..] = machines.as_slice() else { bail!("a LAN without a server") };
-    fs::write(paths.run.join("resolv.conf"), format!("nameserver {}\n", lan::ROOM))?;
-    // The relay is started by the keeper, on the other side of the wall, once there is a network to open sockets in.
+    let lan = lan::lay(&places)?;
+    let [server, nodes @ ..] = lan.machines.as_slice() else { bail!("a LAN without a server") };
+    let machine = if args.no_host_access { None } else { open_gateway() };
+    // The relay is started by the keeper, on the other side of the wall, once this file says that there is a LAN to open sockets in.
+    fs::write(paths.resolv_conf(), format!("nameserver {}\n", lan::ROOM))?;
     say("room ready");
 
     let mut supervisor = Supervisor::new()?;
@@ -83,7 +84,7 @@ pub fn run(args: &UpArgs, paths: &Paths) -> anyhow::Result<()> {
     keep_printed(server, &[&token[..], &[admin_file.as_os_str()]].concat(), &token_file(paths))?;
     say("server up");
     for node in nodes {
-        supervisor.add(agent_service(node, server, paths)?)?;
+        supervisor.add(agent_service(node, server, machine, paths)?)?;
     }
     send(&Line::Started);
     while supervisor.turn(&keeper, None)? == Turn::Again {}
@@ -127,7 +128,23 @@ fn server_service<'m>(machine: &'m Machine, paths: &Paths) -> anyhow::Result<Ser
     Ok(Service::new(machine, args, paths.log.join("server.log")))
 }
 
-fn agent_service<'m>(machine: &'m Machine, server: &Machine, paths: &Paths) -> anyhow::Result<Service<'m>> {
+/// The address by which pods reach this machine. A kernel that cannot do it is no reason to have no cluster.
+fn open_gateway() -> Option<Ipv4Addr> {
+    match lan::open_gateway() {
+        Ok(()) => Some(lan::MACHINE),
+        Err(e) => {
+            say(&format!("warning: pods cannot reach this machine, nor what it reaches: {e:#}"));
+            None
+        }
+    }
+}
+
+fn agent_service<'m>(
+    machine: &'m Machine,
+    server: &Machine,
+    host: Option<Ipv4Addr>,
+    paths: &Paths,
+) -> anyhow::Result<Service<'m>> {
     let name = &machine.name;
     let (data, run, log) = (paths.data.join(name), paths.run.join(name), paths.log.join(name));
     for dir in [&data, &run, &log] {
@@ -143,7 +160,8 @@ fn agent_service<'m>(machine: &'m Machine, server: &Machine, paths: &Paths) -> a
         ("--data-dir", data.display().to_string()),
         ("--run-dir", run.display().to_string()),
         ("--log-dir", log.display().to_string()),
-        ("--resolv-conf", paths.run.join("resolv.conf").display().to_string()),
+        ("--host-address", host.map_or_else(|| "none".to_owned(), |ip| ip.to_string())),
+        ("--resolv-conf", paths.resolv_conf().display().to_string()),
     ] {
         args.extend([flag.to_owned(), value]);
     }
@@ -176,8 +194,8 @@ fn keep_printed(server: &Machine, args: &[&OsStr], to: &Path) -> anyhow::Result<
 /// Tries what a room needs, in a process that is thrown away: called as the first process of a new process-id namespace.
 pub fn probe() -> anyhow::Result<()> {
     enter("probe")?;
-    let machines = lan::lay(&[("probe".to_owned(), lan::SERVER)])?;
-    let [machine] = machines.as_slice() else { bail!("a LAN without a machine") };
+    let lan = lan::lay(&[("probe".to_owned(), lan::SERVER)])?;
+    let [machine] = lan.machines.as_slice() else { bail!("a LAN without a machine") };
     machine.enter(|| Nft::open()?.probe(Family::V4))?.context("nf_tables")?;
     std::io::stdout().flush()?;
     Ok(())
