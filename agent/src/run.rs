@@ -1,7 +1,6 @@
 //! An agent from its start to its end.
 
 use std::{
-    collections::BTreeMap,
     fs::{File, TryLockError},
     io,
     net::SocketAddr,
@@ -164,7 +163,7 @@ pub async fn run(
         domain: cluster.cluster_domain.clone(),
         servers: vec![cluster.dns_ip().into()],
         ranges: vec![cluster.service_cidr.into(), cluster.pod_cidr.into()],
-        fixed: BTreeMap::new(),
+        fixed: config.host_address.names(node_ip),
     }));
     let dns_address = SocketAddr::new(cluster.dns_ip().into(), DNS_PORT);
     let dns = Listeners::bind(&[dns_address]).await?;

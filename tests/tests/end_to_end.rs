@@ -11,6 +11,8 @@ mod affinity;
 mod crashes;
 #[path = "end_to_end/healing.rs"]
 mod healing;
+#[path = "end_to_end/host_access.rs"]
+mod host_access;
 #[path = "end_to_end/newcomer.rs"]
 mod newcomer;
 #[path = "end_to_end/pods.rs"]

@@ -33,6 +33,7 @@ use super::{args::UpArgs, lan, paths::Paths};
 
 /// Runs the relay until it is killed with the room.
 pub fn run(args: &UpArgs, paths: &Paths) -> anyhow::Result<()> {
+    crate::logging::start();
     let pid = args.room_pid.context("--room-pid is missing")?;
     let netns = File::open(format!("/proc/{pid}/ns/net")).context("the room's network cannot be opened")?;
     let room = RoomSockets::open(netns)?;

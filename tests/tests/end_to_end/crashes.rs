@@ -21,12 +21,12 @@ use nix::{
 
 use super::{answer, client, hello, listed, object, pod_names, pod_of};
 
-fn kill_9(pid: i32) {
+pub(super) fn kill_9(pid: i32) {
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
 }
 
 /// The processes of a cluster whose command line holds these words.
-fn pids_with(footprint: &Footprint, words: &[&str]) -> Vec<i32> {
+pub(super) fn pids_with(footprint: &Footprint, words: &[&str]) -> Vec<i32> {
     let command = |pid: &i32| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let text = |pid: &i32| String::from_utf8_lossy(&command(pid)).replace('\0', " ");
     let all = footprint.processes.keys().map(|(pid, _)| *pid);
