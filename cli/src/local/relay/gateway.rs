@@ -13,7 +13,10 @@ use std::{
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use super::{super::lan, RoomSockets};
+use super::{
+    super::{lan, report::say},
+    RoomSockets,
+};
 
 /// Who asks, and whom.
 type Pair = (SocketAddrV4, SocketAddrV4);
@@ -26,16 +29,12 @@ const MOST: u64 = 8192;
 /// Carries until the relay ends.
 pub async fn serve(room: RoomSockets) {
     let most = places();
-    let tcp = async {
-        if let Err(e) = tcp::serve(&room, most).await {
-            tracing::error!("TCP from the LAN to this machine: {e}");
-        }
+    let tell = |proto: &str, e: io::Error| {
+        say(&format!("warning: pods cannot reach this machine, nor what it reaches, over {proto}: {e}"));
+        tracing::error!("{proto} from the LAN: {e}");
     };
-    let udp = async {
-        if let Err(e) = udp::serve(&room, most).await {
-            tracing::error!("UDP from the LAN to this machine: {e}");
-        }
-    };
+    let tcp = async { tcp::serve(&room, most).await.unwrap_or_else(|e| tell("TCP", e)) };
+    let udp = async { udp::serve(&room, most).await.unwrap_or_else(|e| tell("UDP", e)) };
     tokio::join!(tcp, udp);
 }
 

@@ -33,7 +33,8 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(50);
 /// Openings that may wait to be accepted.
 const BACKLOG: u32 = 4096;
-const BUFFER: usize = 64 << 10;
+/// Of each direction of a connection.
+const BUFFER: usize = 16 << 10;
 /// An opening is one packet of a link.
 const LARGEST: usize = 2048;
 /// Silence, in seconds, after which the other side is asked whether it is there; pause between questions; questions.

@@ -7,7 +7,7 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, UdpSocket as StdSocket},
     os::fd::{AsRawFd, OwnedFd},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -18,6 +18,7 @@ use nix::sys::socket::{
     ControlMessageOwned, MsgFlags, SockType, SockaddrIn, bind, recvmsg, setsockopt, sockopt,
 };
 use tokio::{
+    io::{Interest, Ready},
     net::UdpSocket,
     sync::mpsc,
     task::{AbortHandle, Id, JoinSet},
@@ -49,6 +50,7 @@ pub(super) async fn serve(room: &RoomSockets, most: usize) -> io::Result<()> {
         known: HashMap::new(),
         tasks: JoinSet::new(),
         start: Instant::now(),
+        buffer: Arc::new(Mutex::new(vec![0; LARGEST])),
     };
     let mut buffer = vec![0; LARGEST];
     loop {
@@ -61,7 +63,12 @@ pub(super) async fn serve(room: &RoomSockets, most: usize) -> io::Result<()> {
                 }
                 Err(_would_block) => {}
             },
-            Some(ended) = flows.tasks.join_next_with_id() => flows.ended(ended.map_or_else(|e| e.id(), |(id, ())| id)),
+            Some(ended) = flows.tasks.join_next_with_id() => {
+                // One that was aborted is not known any more.
+                if let Ok((id, pair)) = ended {
+                    flows.ended(id, pair);
+                }
+            }
         }
     }
 }
@@ -94,8 +101,10 @@ struct Flows {
     sender: Arc<OwnedFd>,
     most: usize,
     known: HashMap<Pair, Known>,
-    tasks: JoinSet<()>,
+    tasks: JoinSet<Pair>,
     start: Instant,
+    /// Of all flows: none holds it while it waits, and thousands of their own would be much memory.
+    buffer: Arc<Mutex<Vec<u8>>>,
 }
 
 struct Known {
@@ -128,21 +137,23 @@ impl Flows {
         let last = Arc::new(AtomicU64::new(0));
         let clock = Clock { start: self.start, last: last.clone() };
         clock.touch();
-        let flow = Flow { pair, clock, sender: self.sender.clone() };
+        let flow = Flow { pair, clock, sender: self.sender.clone(), buffer: self.buffer.clone() };
         let room = self.room.clone();
         let task = self.tasks.spawn(async move {
             if let Err(e) = flow.carry(&room, &targets, datagrams).await {
                 tracing::debug!("datagrams of {} to {}: {e}", pair.0, pair.1);
             }
+            pair
         });
         // There is room for it: the queue is new.
         let _ = queue.try_send(datagram.to_vec());
         self.known.insert(pair, Known { queue, last, task });
     }
 
-    fn ended(&mut self, id: Id) {
-        let pair = self.known.iter().find(|(_, k)| k.task.id() == id).map(|(pair, _)| *pair);
-        pair.and_then(|pair| self.known.remove(&pair));
+    fn ended(&mut self, id: Id, pair: Pair) {
+        if self.known.get(&pair).is_some_and(|known| known.task.id() == id) {
+            self.known.remove(&pair);
+        }
     }
 }
 
@@ -162,6 +173,7 @@ struct Flow {
     pair: Pair,
     clock: Clock,
     sender: Arc<OwnedFd>,
+    buffer: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Flow {
@@ -173,68 +185,80 @@ impl Flow {
     ) -> io::Result<()> {
         let (client, at) = self.pair;
         let here = UdpSocket::from_std(room.make(move || connected(at, client)).await?)?;
+        here.writable().await?;
         let mut targets = targets.iter();
-        let mut there = match self.dial(targets.next()).await {
+        let mut there = match dial(targets.next()).await {
             Ok(socket) => socket,
-            Err(e) => return Ok(self.refuse(0, &e)),
+            Err(e) => {
+                self.refuse(0, &e);
+                return Ok(());
+            }
         };
-        let (mut out, mut back) = (vec![0; LARGEST], vec![0; LARGEST]);
-        let mut sent = 0;
+        // Until there is an answer: for the next target, if this one refuses.
+        let mut last = Vec::new();
         let mut answers = 0;
+        // An ICMP message is an error, and makes nothing readable.
+        let heard = Interest::READABLE | Interest::ERROR;
         loop {
             let step = async {
                 tokio::select! {
-                    Some(datagram) = datagrams.recv() => {
-                        out[..datagram.len()].copy_from_slice(&datagram);
-                        Ok(Step::Out(datagram.len()))
-                    }
-                    length = here.recv(&mut out) => Ok(Step::Out(length.unwrap_or(0))),
-                    length = there.recv(&mut back) => length.map(Step::Back),
+                    biased;
+                    Some(datagram) = datagrams.recv() => Ok(Step::Out(datagram)),
+                    ready = here.ready(heard) => ready.map(Step::Here),
+                    ready = there.ready(heard) => ready.map(Step::There),
                 }
             };
             let idle = if answers < STREAM { IDLE } else { IDLE_STREAM };
             let Ok(step) = timeout(idle, step).await else { return Ok(()) };
             self.clock.touch();
-            let result = match step {
-                Ok(Step::Out(length)) => {
-                    sent = length;
-                    there.send(&out[..length]).await
+            let result = match step? {
+                Step::Out(datagram) => {
+                    let sent = there.send(&datagram).await.map(drop);
+                    last = datagram;
+                    sent
                 }
-                Ok(Step::Back(length)) => {
-                    answers = (answers + 1).min(STREAM);
-                    // A client that is gone is told nothing.
-                    let _ = here.send(&back[..length]).await;
-                    continue;
-                }
-                Err(e) => Err(e),
-            };
-            match result {
-                Ok(_) => {}
-                // Larger than any way takes: such a datagram is lost.
-                Err(e) if e.raw_os_error() == Some(nix::libc::EMSGSIZE) => {}
-                Err(e) => {
-                    let next = if answers == 0 { targets.next() } else { None };
-                    match next {
-                        Some(next) => {
-                            there = self.dial(Some(next)).await?;
-                            let _ = there.send(&out[..sent]).await;
+                // The client is gone, says its kernel.
+                Step::Here(ready) if ready.is_error() => return Ok(()),
+                Step::Here(_) => {
+                    let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
+                    match here.try_recv(&mut buffer) {
+                        Ok(length) => {
+                            if answers == 0 {
+                                last = buffer[..length].to_vec();
+                            }
+                            there.try_send(&buffer[..length]).map(drop)
                         }
-                        None => return Ok(self.refuse(sent, &e)),
+                        Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
+                        Err(_) => return Ok(()),
                     }
+                }
+                Step::There(ready) if ready.is_error() => error(&there),
+                Step::There(_) => {
+                    let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
+                    there.try_recv(&mut buffer).map(|length| {
+                        answers = (answers + 1).min(STREAM);
+                        last = Vec::new();
+                        // What does not fit, or finds nobody, is lost as datagrams are.
+                        let _ = here.try_send(&buffer[..length]);
+                    })
+                }
+            };
+            let Err(e) = result else { continue };
+            // Nothing to read after all, no room to send, or larger than any way takes: such a datagram is lost.
+            if e.kind() == io::ErrorKind::WouldBlock || e.raw_os_error() == Some(nix::libc::EMSGSIZE) {
+                continue;
+            }
+            match targets.next().filter(|_| answers == 0) {
+                Some(next) => {
+                    there = dial(Some(next)).await?;
+                    let _ = there.send(&last).await;
+                }
+                None => {
+                    self.refuse(last.len(), &e);
+                    return Ok(());
                 }
             }
         }
-    }
-
-    async fn dial(&self, target: Option<&SocketAddr>) -> io::Result<UdpSocket> {
-        let target = target.ok_or(io::ErrorKind::HostUnreachable)?;
-        let any: SocketAddr = match target {
-            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-        };
-        let socket = UdpSocket::bind(any).await?;
-        socket.connect(target).await?;
-        Ok(socket)
     }
 
     /// Tells the client what this machine was told.
@@ -251,8 +275,35 @@ impl Flow {
 }
 
 enum Step {
-    Out(usize),
-    Back(usize),
+    /// A datagram that came before the client's socket was there.
+    Out(Vec<u8>),
+    /// Something of the client's.
+    Here(Ready),
+    /// Something of the other side's.
+    There(Ready),
+}
+
+/// What a socket was told by ICMP.
+fn error(socket: &UdpSocket) -> io::Result<()> {
+    if let Some(e) = socket.take_error()? {
+        return Err(e);
+    }
+    // Somebody has taken it before: to be told again of the next.
+    socket.try_io(Interest::ERROR, || Err(io::ErrorKind::WouldBlock.into()))
+}
+
+/// A socket of this machine's that is connected to a target.
+async fn dial(target: Option<&SocketAddr>) -> io::Result<UdpSocket> {
+    let target = target.ok_or(io::ErrorKind::HostUnreachable)?;
+    let any: SocketAddr = match target {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let socket = UdpSocket::bind(any).await?;
+    socket.connect(target).await?;
+    // The reactor has seen it: from now on an attempt to send tells whether there is room.
+    socket.writable().await?;
+    Ok(socket)
 }
 
 /// A socket of the room's with somebody else's address, for one client: from now on the rules bring its datagrams here.
