@@ -66,6 +66,15 @@ pub fn set(object: &mut Object, condition: &Condition, now: &str) -> bool {
     true
 }
 
+/// Takes a condition away; answers whether there was one.
+pub fn remove(object: &mut Object, kind: &str) -> bool {
+    let list = object.0.get_mut("status").and_then(|s| s.get_mut("conditions")).and_then(Value::as_array_mut);
+    let Some(list) = list else { return false };
+    let before = list.len();
+    list.retain(|c| c.get("type").and_then(Value::as_str) != Some(kind));
+    list.len() < before
+}
+
 /// RFC 3339 in UTC with whole seconds, as the API writes times.
 pub fn now() -> String {
     jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()

@@ -14,6 +14,7 @@ pub mod events;
 pub mod gc;
 mod index;
 mod lifecycle;
+pub mod load_balancer;
 pub mod mirroring;
 pub mod nodes;
 mod picture;
@@ -122,6 +123,11 @@ fn start_listening(
         "endpoints controller",
         |q| &q.endpoints,
         |w, k| async move { reconcile::endpoints(&w, k).await },
+    );
+    spawn.controller(
+        "load balancer controller",
+        |q| &q.load_balancers,
+        |w, k| async move { reconcile::load_balancer(&w, k).await },
     );
     spawn.controller(
         "deployment controller",

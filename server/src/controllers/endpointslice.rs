@@ -135,15 +135,38 @@ fn endpoint<'a>(
         "targetRef": target_ref(p),
     });
     if let Some(node) = pod::node(p) {
+        let zone = zone(node).filter(|z| !z.is_empty());
         out["nodeName"] = node.into();
-        if let Some(zone) = zone(node) {
+        if let Some(zone) = zone {
             out["zone"] = zone.into();
+        }
+        if out["conditions"]["ready"] == true
+            && let Some(hints) = hints(service, node, zone)
+        {
+            out["hints"] = hints;
         }
     }
     if let Some(host) = hostname(service, p) {
         out["hostname"] = host.into();
     }
     out
+}
+
+/// Whom an endpoint is meant for first. A node uses hints when every ready endpoint has one. [KEP-3015]
+fn hints(service: &Object, node: &str, zone: Option<&str>) -> Option<Value> {
+    let by_node = match service.str_at("/spec/trafficDistribution")? {
+        "PreferSameNode" => true,
+        "PreferSameZone" | "PreferClose" => false,
+        _ => return None,
+    };
+    let mut hints = serde_json::Map::new();
+    if let Some(zone) = zone {
+        hints.insert("forZones".into(), json!([{"name": zone}]));
+    }
+    if by_node {
+        hints.insert("forNodes".into(), json!([{"name": node}]));
+    }
+    (!hints.is_empty()).then_some(Value::Object(hints))
 }
 
 #[cfg(test)]

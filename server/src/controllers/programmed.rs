@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -49,7 +50,10 @@ impl Tracker {
             }
             return;
         };
-        if changed.old.as_ref().is_some_and(|old| is_status_only(old, new)) {
+        // The addresses of a load balancer are in the status, and the nodes answer there.
+        let addresses = |o: &Object| o.pointer("/status/loadBalancer").cloned();
+        let is_idle = |old: &Arc<Object>| is_status_only(old, new) && addresses(old) == addresses(new);
+        if changed.old.as_ref().is_some_and(is_idle) {
             return;
         }
         self.need(key, |needs| needs.service = changed.revision);
@@ -181,8 +185,6 @@ pub fn is_said(service: &Object, condition: &Condition) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use minisvc_proto::resource::SERVICES;
     use proptest::prelude::*;
 
@@ -208,10 +210,19 @@ mod tests {
         let second =
             Changed { old: first.new.clone(), new: Some(Arc::new(with_status)), ..changed(1, 9, None, true) };
         tracker.service_changed(&second);
+        let at = |ip: &str| {
+            let mut new = (**first.new.as_ref().unwrap()).clone();
+            new.status_mut().insert("loadBalancer".into(), serde_json::json!({"ingress": [{"ip": ip}]}));
+            Some(Arc::new(new))
+        };
+        let moved = Changed { old: at("10.0.0.1"), new: at("10.0.0.2"), ..changed(3, 4, None, true) };
+        tracker.service_changed(&moved);
         let left = |s| if let Some(Standing::Incomplete { left, .. }) = s { Some(left) } else { None };
         assert_eq!(left(tracker.standing(&key(1), t0)), Some(GRACE));
         assert_eq!(left(tracker.standing(&key(1), t0 + GRACE)), Some(Duration::ZERO));
-        assert_eq!(tracker.set_floor(Some((Revision(5), Revision(0)))), [key(1)]);
+        let mut complete = tracker.set_floor(Some((Revision(5), Revision(0))));
+        complete.sort();
+        assert_eq!(complete, [key(1), key(3)]);
         assert_eq!(tracker.standing(&key(1), t0), Some(Standing::Complete));
         assert_eq!(tracker.standing(&key(2), t0), None);
     }

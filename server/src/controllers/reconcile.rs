@@ -1,9 +1,8 @@
 //! What each controller does with a key: look, decide (pure, elsewhere), write.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+mod network;
+
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use minisvc_proto::{
@@ -15,12 +14,12 @@ use serde_json::{Value, json};
 use super::{
     action::{Action, Plan},
     claim::{claim, remove_owner},
-    deployment, endpoints, endpointslice,
+    deployment,
     events::Severity,
-    mirroring, pod,
+    pod,
     programmed::{self, Standing},
     queue::Outcome,
-    replicaset, slices,
+    replicaset,
     world::World,
 };
 use crate::{
@@ -32,61 +31,14 @@ use crate::{
     scheduler,
 };
 
+pub use network::{endpoints, load_balancer, service};
+
 type Reconciled = Result<Outcome, ApiError>;
 
 /// How long a pod may be bound to a node that was never there: the node may be about to register. [pkg/controller/podgc]
 const QUARANTINE: Duration = Duration::from_secs(40);
 
 // Each takes what it needs out of the picture and decides without its lock: a large set must not hold up the others.
-
-/// The slices of a service.
-pub async fn service(world: &World, key: ObjectKey) -> Reconciled {
-    let (service, pods, slices, zones) = {
-        let sight = world.sight();
-        let picture = &sight.picture;
-        let service = picture.get(&key).cloned();
-        let pods = service.as_ref().map(|s| picture.pods_of(s)).unwrap_or_default();
-        let nodes = pods.iter().filter_map(|p| pod::node(p));
-        let zones: BTreeMap<String, String> =
-            nodes.filter_map(|n| Some((n.to_owned(), picture.zone(n)?.to_owned()))).collect();
-        (service, pods, picture.slices_of(&key), zones)
-    };
-    let zone = |node: &str| zones.get(node).map(String::as_str);
-    let actions = match &service {
-        Some(service) => endpointslice::reconcile(service, &pods, &slices, zone),
-        // What we made for it goes with it.
-        None => slices::remove(&slices, endpointslice::MANAGER),
-    };
-    world.carry_out(actions).await
-}
-
-/// The Endpoints of a service with a selector; the mirrored slices of one without.
-pub async fn endpoints(world: &World, key: ObjectKey) -> Reconciled {
-    let (service, ended, pods, own, slices) = {
-        let mut sight = world.sight();
-        let ended = sight.ended_services.remove(&key);
-        let picture = &sight.picture;
-        let service = picture.get(&key).cloned();
-        let pods = service.as_ref().map(|s| picture.pods_of(s)).unwrap_or_default();
-        (service, ended, pods, picture.get(&endpoints::key(&key)).cloned(), picture.slices_of(&key))
-    };
-    let own = own.as_deref();
-    let mirrored = mirroring::reconcile(service.as_deref(), own, &slices);
-    if let Some(own) = own.filter(|_| !mirrored.actions.is_empty()) {
-        for (count, reason, message) in mirrored.complaints() {
-            world.recorder.tell(own, Severity::Warning, reason, format!("{count} {message}"));
-        }
-    }
-    let mut actions = mirrored.actions;
-    actions.extend(match &service {
-        Some(service) => endpoints::reconcile(service, &pods, own),
-        // Those that a user made go with the service that they were made for, as they do elsewhere, but do not wait for it.
-        None => own
-            .filter(|e| endpoints::is_ours(e) || (ended && !mirroring::is_lock(e)))
-            .and_then(Action::delete),
-    });
-    world.carry_out(actions).await
-}
 
 /// The ReplicaSets and the status of a Deployment.
 pub async fn deployment(world: &World, key: ObjectKey) -> Reconciled {

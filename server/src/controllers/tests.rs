@@ -1,6 +1,7 @@
 //! The controllers at work, over a store in memory and with nodes that run their pods by writing that they run.
 
 mod cluster;
+mod load_balancer;
 mod mirroring;
 
 use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
@@ -53,7 +54,7 @@ async fn a_deployment_becomes_pods_spread_over_the_nodes_and_endpoints_that_ever
     cluster.delete(&SERVICES, "web", DeleteOptions::default()).await;
     cluster.until(&ENDPOINT_SLICES, |all| all.iter().all(|s| s.name() == "kubernetes")).await;
     cluster.until(&ENDPOINTS, |all| all.iter().all(|e| e.name() == "kubernetes")).await;
-    assert_eq!(cluster.stop().await.len(), 15, "every task ends at shutdown");
+    assert_eq!(cluster.stop().await.len(), 16, "every task ends at shutdown");
 }
 
 #[tokio::test]

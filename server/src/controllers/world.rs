@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use minisvc_proto::{
-    ApiError, ObjectKey, Revision,
+    ApiError, Object, ObjectKey, Revision,
     resource::{DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, NAMESPACES, NODES, PODS, REPLICA_SETS, SERVICES},
     watch::EventType,
 };
@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use super::{
     action::Action,
     events::Recorder,
+    load_balancer::{self, claimants::Claimants},
     mirroring,
     picture::{Changed, Picture, service_of},
     pod,
@@ -21,6 +22,7 @@ use super::{
 };
 use crate::{
     cache::Item,
+    conditions,
     progress::Progress,
     registry::{Registry, deletion},
     scheduler::Loads,
@@ -37,6 +39,8 @@ pub struct Sight {
     pub unplaced: std::collections::BTreeSet<ObjectKey>,
     /// Services that were there and are gone: their Endpoints go with them.
     pub ended_services: std::collections::BTreeSet<ObjectKey>,
+    /// Who wants which ports of the nodes.
+    pub balancers: Claimants,
     /// How far each service has come.
     pub tracker: Tracker,
 }
@@ -48,6 +52,8 @@ pub struct Queues {
     pub services: Queue<ObjectKey>,
     /// Services whose Endpoints, or the slices that mirror them, may be out of line.
     pub endpoints: Queue<ObjectKey>,
+    /// Services of type LoadBalancer whose addresses may be out of line.
+    pub load_balancers: Queue<ObjectKey>,
     /// Deployments.
     pub deployments: Queue<ObjectKey>,
     /// ReplicaSets.
@@ -175,11 +181,25 @@ impl World {
             self.queues.services.add(key.clone());
             self.queues.endpoints.add(key.clone());
             self.queues.programmed.add(key.clone());
+            for balancer in sight.balancers.set(key, changed.new.as_deref()) {
+                self.queues.load_balancers.add(balancer);
+            }
+            // What somebody wrote into the status, or left there.
+            let has_status = |s: &Object| {
+                load_balancer::is_managed(s) || conditions::get(s, load_balancer::CONDITION).is_some()
+            };
+            if changed.new.as_deref().is_some_and(has_status) {
+                self.queues.load_balancers.add(key.clone());
+            }
         } else if key.resource == &ENDPOINTS {
             self.queues.endpoints.add(ObjectKey { resource: &SERVICES, ..key.clone() });
         } else if key.resource == &ENDPOINT_SLICES {
             let mirrored = states(changed).any(|s| slices::is_made_by(s, mirroring::MANAGER));
             for service in states(changed).filter_map(service_of) {
+                let local = |s: &Arc<Object>| load_balancer::is_managed(s) && load_balancer::is_local(s);
+                if sight.picture.get(&service).is_some_and(local) {
+                    self.queues.load_balancers.add(service.clone());
+                }
                 if mirrored {
                     self.queues.endpoints.add(service.clone());
                 }
@@ -259,6 +279,12 @@ impl World {
             self.queues.unscheduled.add(pod);
         }
         self.refresh_floor(sight);
+        let (before, after) = (changed.old.as_deref(), changed.new.as_deref());
+        if before.map(load_balancer::facts) != after.map(load_balancer::facts) {
+            for balancer in sight.balancers.all() {
+                self.queues.load_balancers.add(balancer.clone());
+            }
+        }
         if changed.new.is_none() {
             if let Ok(node) = name.parse() {
                 self.progress.forget(&node);
@@ -267,7 +293,7 @@ impl World {
                 self.queues.stranded.add(pod);
             }
         }
-        let zone = |o: &Option<std::sync::Arc<minisvc_proto::Object>>| {
+        let zone = |o: &Option<std::sync::Arc<Object>>| {
             o.as_ref().and_then(|o| o.label("topology.kubernetes.io/zone").map(str::to_owned))
         };
         if zone(&changed.old) != zone(&changed.new) {
@@ -305,8 +331,8 @@ impl World {
 
     /// Takes what every ready node has programmed; what became complete by it is looked at.
     pub fn refresh_floor(&self, sight: &mut Sight) {
-        let ready = sight.picture.nodes().filter(|n| crate::conditions::is_true(n, "Ready"));
-        let programmed = |n: &Arc<minisvc_proto::Object>| {
+        let ready = sight.picture.nodes().filter(|n| conditions::is_true(n, "Ready"));
+        let programmed = |n: &Arc<Object>| {
             n.name().parse().ok().and_then(|n| self.progress.programmed(&n)).unwrap_or_default()
         };
         let floor = ready.map(programmed).reduce(|a, b| (a.0.min(b.0), a.1.min(b.1)));
@@ -316,14 +342,13 @@ impl World {
     }
 }
 
-fn states(changed: &Changed) -> impl Iterator<Item = &minisvc_proto::Object> {
+fn states(changed: &Changed) -> impl Iterator<Item = &Object> {
     // The old state may stand in other indexes than the new one.
     changed.old.iter().chain(&changed.new).map(|o| &**o)
 }
 
 #[cfg(test)]
 mod tests {
-    use minisvc_proto::Object;
     use serde_json::json;
 
     use super::*;

@@ -153,6 +153,36 @@ fn a_headless_service_may_have_no_ports_and_its_pods_names() {
 }
 
 #[test]
+fn hints_say_for_which_zone_and_node_an_endpoint_is_meant() {
+    let hinted = |distribution: &str, node: &str, ready: bool| {
+        let mut s = web();
+        if !distribution.is_empty() {
+            s.spec_mut().insert("trafficDistribution".into(), distribution.into());
+        }
+        let mut p = web_pod("a", ready, 80);
+        p.spec_mut().insert("nodeName".into(), node.into());
+        converge(&s, &[p], &[])[0].pointer("/endpoints/0/hints").cloned()
+    };
+    let zones = json!([{"name": "z1"}]);
+    assert_eq!(hinted("", "n1", true), None);
+    assert_eq!(hinted("example.com/other", "n1", true), None);
+    for close in ["PreferClose", "PreferSameZone"] {
+        assert_eq!(hinted(close, "n1", true), Some(json!({"forZones": zones})));
+        assert_eq!(hinted(close, "n2", true), None, "a node without a zone");
+        assert_eq!(hinted(close, "n1", false), None, "not ready");
+    }
+    let nodes = |n: &str| json!([{"name": n}]);
+    let node = "PreferSameNode";
+    assert_eq!(hinted(node, "n1", true), Some(json!({"forZones": zones, "forNodes": nodes("n1")})));
+    assert_eq!(hinted(node, "n2", true), Some(json!({"forNodes": nodes("n2")})));
+    // They go with the field.
+    let mut s = web();
+    s.spec_mut().insert("trafficDistribution".into(), node.into());
+    let slices = converge(&s, &[web_pod("a", true, 80)], &[]);
+    assert_eq!(converge(&web(), &[web_pod("a", true, 80)], &slices)[0].pointer("/endpoints/0/hints"), None);
+}
+
+#[test]
 fn each_family_has_slices_of_its_own() {
     let both = json!({"selector": {"app": "web"}, "ports": [{"port": 80}], "ipFamilies": ["IPv4", "IPv6"]});
     let mut pods = [web_pod("a", true, 80), web_pod("b", true, 80), web_pod("c", true, 80)];
