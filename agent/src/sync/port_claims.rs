@@ -71,18 +71,27 @@ impl Claims {
     }
 
     /// Claims what a service's plan (`None`: gone) wants of the node's `own` addresses, gives back what it wants no more, and takes
-    /// out of the plan what cannot be had.
+    /// out of the plan what cannot be had. What was refused to a load balancer of the nodes (`balances`) is tried again also while it
+    /// does not list this node: it does not because of the refusal, and forgetting that would have it listed and refused for ever.
     pub fn settle(
         &mut self,
         key: &ServiceKey,
         uid: &str,
         plan: Option<&mut ServicePlan>,
         own: &BTreeSet<IpAddr>,
+        balances: bool,
     ) {
         let mut wanted: BTreeMap<Port, BTreeSet<IpAddr>> = BTreeMap::new();
         for port in plan.iter().flat_map(|plan| &plan.ports) {
             let addresses = port.load_balancer_ips.intersection(own).copied();
             wanted.entry((port.proto, port.port)).or_default().extend(addresses);
+        }
+        for port in plan.iter().flat_map(|plan| &plan.ports).filter(|_| balances) {
+            let place = (port.proto, port.port);
+            if self.taken.borrow().contains_key(&(key.clone(), place)) {
+                let family = own.iter().filter(|ip| ip.is_ipv4() == port.cluster_ip.is_ipv4());
+                wanted.entry(place).or_default().extend(family);
+            }
         }
         wanted.retain(|_, addresses| !addresses.is_empty());
         let wants = !wanted.is_empty();
@@ -253,7 +262,7 @@ mod tests {
     /// Whether the service may have the port here.
     fn settle(claims: &mut Claims, name: &str, proto: Proto, port: u16) -> bool {
         let mut plan = plan(proto, port);
-        claims.settle(&key(name), "u", Some(&mut plan), &[HERE].into());
+        claims.settle(&key(name), "u", Some(&mut plan), &[HERE].into(), true);
         // An address that is no node's is nobody's business here.
         assert!(plan.ports[0].load_balancer_ips.contains(&VIRTUAL));
         plan.ports[0].load_balancer_ips.contains(&HERE)
@@ -277,6 +286,30 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_stands_while_the_load_balancer_leaves_this_node_out_for_it() {
+        let mut claims = Claims::default();
+        let tcp = TcpListener::bind((HERE, 0)).unwrap();
+        let port = tcp.local_addr().unwrap().port();
+        assert!(!settle(&mut claims, "a", Proto::Tcp, port));
+        let told = claims.subscribe();
+        let mut without = plan(Proto::Tcp, port);
+        without.ports[0].load_balancer_ips.clear();
+        let own = [HERE].into();
+        for _ in 0..2 {
+            claims.settle(&key("a"), "u", Some(&mut without), &own, true);
+            assert_eq!((claims.waiting(), told.has_changed().unwrap()), ([key("a")].into(), false));
+        }
+        drop(tcp);
+        claims.settle(&key("a"), "u", Some(&mut without), &own, true);
+        assert!(claims.waiting().is_empty() && told.has_changed().unwrap());
+        // Of a service that is no load balancer any more nothing is remembered.
+        let tcp = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+        assert!(!settle(&mut claims, "a", Proto::Tcp, tcp.local_addr().unwrap().port()));
+        claims.settle(&key("a"), "u", Some(&mut without), &own, false);
+        assert!(claims.waiting().is_empty());
+    }
+
+    #[test]
     fn what_a_service_has_is_kept_until_it_wants_it_no_more() {
         let mut claims = Claims::default();
         let port = TcpListener::bind((HERE, 0)).unwrap().local_addr().unwrap().port();
@@ -285,7 +318,7 @@ mod tests {
         assert!(settle(&mut claims, "a", Proto::Tcp, port));
         assert_eq!(TcpListener::bind((HERE, port)).unwrap_err().kind(), std::io::ErrorKind::AddrInUse);
         assert!(!settle(&mut claims, "b", Proto::Tcp, port));
-        claims.settle(&key("a"), "u", None, &[HERE].into());
+        claims.settle(&key("a"), "u", None, &[HERE].into(), false);
         TcpListener::bind((HERE, port)).unwrap();
         assert!(settle(&mut claims, "b", Proto::Tcp, port));
     }

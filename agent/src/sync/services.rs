@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use k8s_openapi::api::core::v1::Service;
 use minisvc_proto::{
     client::{Client, Informer, InformerEvent, ListParams},
     path::Target,
@@ -104,6 +105,12 @@ pub async fn run(client: Client, mut outputs: Outputs, shutdown: CancellationTok
     }
 }
 
+/// Whether the service is a load balancer that the nodes are.
+fn is_ours(service: &Service) -> bool {
+    let spec = service.spec.as_ref();
+    spec.is_some_and(|s| s.type_.as_deref() == Some("LoadBalancer") && s.load_balancer_class.is_none())
+}
+
 /// Kernel first: a name must not lead to an address that is not served yet.
 async fn program(
     world: &World,
@@ -124,11 +131,11 @@ async fn program(
     planned.sort_by_key(|(_, found)| found.is_some());
     let own = &outputs.here.addresses;
     for (key, found) in &mut planned {
-        let (uid, plan) = match found {
-            Some((service, _, plan)) => (service.metadata.uid.as_deref(), Some(plan)),
-            None => (None, None),
+        let (uid, plan, balances) = match found {
+            Some((service, _, plan)) => (service.metadata.uid.as_deref(), Some(plan), is_ours(service)),
+            None => (None, None, false),
         };
-        outputs.claims.settle(key, uid.unwrap_or_default(), plan, own);
+        outputs.claims.settle(key, uid.unwrap_or_default(), plan, own, balances);
     }
     let plan_of = |found: &Option<(_, _, ServicePlan)>| found.as_ref().map(|(_, _, plan)| plan.clone());
     let touched = planned.iter().map(|(key, found)| ((*key).clone(), plan_of(found))).collect();
