@@ -42,7 +42,7 @@ async fn nodes(cluster: &Cluster, addresses: &[(&str, &str)]) -> Vec<Cancellatio
         agents.push(cluster.node(name).await);
         let list = json!([{"type": "InternalIP", "address": ip}]);
         change(cluster, &node(name), Part::Status, |n| {
-            drop(n.status_mut().insert("addresses".into(), list.clone()))
+            drop(n.status_mut().insert("addresses".into(), list.clone()));
         })
         .await;
     }
@@ -92,7 +92,7 @@ async fn a_load_balancer_has_the_addresses_of_the_nodes_that_answer() {
     change(&cluster, &service("web"), Part::Status, |s| drop(s.status_mut().remove("loadBalancer"))).await;
     has(&cluster, "web", &["10.0.0.1"], allocated).await;
     change(&cluster, &service("web"), Part::Main, |s| {
-        drop(s.spec_mut().insert("type".into(), "ClusterIP".into()))
+        drop(s.spec_mut().insert("type".into(), "ClusterIP".into()));
     })
     .await;
     has(&cluster, "web", &[], None).await;
@@ -148,7 +148,7 @@ async fn hints_follow_the_zone_of_the_node() {
     for zone in ["a", "b"] {
         let labels = json!({"topology.kubernetes.io/zone": zone});
         change(&cluster, &node("n1"), Part::Main, |n| {
-            drop(n.metadata_mut().insert("labels".into(), labels.clone()))
+            drop(n.metadata_mut().insert("labels".into(), labels.clone()));
         })
         .await;
         cluster
