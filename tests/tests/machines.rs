@@ -14,6 +14,8 @@ mod identity;
 mod joining;
 #[path = "machines/losses.rs"]
 mod losses;
+#[path = "machines/outside.rs"]
+mod outside;
 #[path = "machines/routers.rs"]
 mod routers;
 #[path = "machines/tokens.rs"]
