@@ -4,6 +4,7 @@ mod change;
 mod create;
 mod read;
 mod server;
+mod service;
 mod storage;
 mod token;
 pub mod values;
@@ -14,12 +15,10 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 pub use self::{
     change::{Cascade, Delete, Exec, NodeArgs, NodeCommand, NodeExec, NodeRemove, Scale, Streams},
-    create::{
-        Create, CreateDeployment, CreateService, CreateWhat, DryRun, Expose, Produce, Run, ServiceFlags,
-        ServiceWait,
-    },
+    create::{Create, CreateDeployment, CreateWhat, DryRun, Expose, Produce, Run, ServiceWait},
     read::{Describe, Get, KubeconfigArgs, Logs, Version, VersionFormat, Wait},
     server::{Credentials, RunServer, Server, ServerWhat},
+    service::{CreateService, ExternalNameFlags, LoadBalancerFlags, NodePortFlags, ServiceFlags, Traffic},
     token::{TokenArgs, TokenCommand, TokenCreate, TokenList, TokenRevoke},
 };
 #[cfg(target_os = "linux")]
@@ -161,6 +160,18 @@ mod tests {
             "minisvc create service nodeport hello --tcp=80:8080 --wait=false",
             "minisvc create service nodeport hello --tcp=80:8080 --udp 53 --node-port=30080 --timeout=2m",
             "minisvc create service clusterip hello --tcp=80 --tcp=443:8443 --clusterip 10.96.0.9",
+            "minisvc create service clusterip bare --clusterip=None",
+            "minisvc create service clusterip db --tcp=5432 --no-selector",
+            "minisvc create service clusterip hello --tcp=80 --selector app=x,tier=y --ip-family-policy=PreferDualStack",
+            "minisvc create service clusterip hello --tcp=80 --cluster-ip fd00::9 --ip-families=IPv6,IPv4 --sctp 5060",
+            "minisvc create service loadbalancer hello --tcp=80:8080 --load-balancer-source-range=10.0.0.0/8,fd00::/8",
+            "minisvc create service lb hello --tcp=80 --no-node-ports --external-traffic-policy Local",
+            "minisvc create service loadbalancer hello --tcp=80 --load-balancer-class=example.com/x --node-port 30080",
+            "minisvc create service externalname db --external-name db.example.com",
+            "minisvc create service nodeport hello --tcp=80 --session-affinity=ClientIP --session-affinity-timeout=10m",
+            "minisvc create service clusterip hello --tcp=80 --external-ip=192.0.2.1 --internal-traffic-policy=Local",
+            "minisvc create service clusterip hello --tcp=80 --traffic-distribution=PreferSameNode --publish-not-ready-addresses",
+            "minisvc expose deployment hello --port 80 --type LoadBalancer --external-ip 192.0.2.1 --cluster-ip 10.96.0.9",
             "minisvc create namespace blue",
             "minisvc create -f - -n blue",
             "minisvc run job --restart=Never --env A=b --labels app=x,tier=y -- sleep 3",
@@ -206,6 +217,30 @@ mod tests {
             ("minisvc create service nodeport hello --tcp=80:x-", "\"x-\" is no port"),
             ("minisvc create service nodeport hello --tcp=80 --node-port=65536", "65536"),
             ("minisvc create service clusterip hello --tcp=80 --clusterip nope", "nope"),
+            (
+                "minisvc create service clusterip hello --tcp=80 --clusterip nope",
+                "or None for a headless service",
+            ),
+            ("minisvc create service clusterip hello --tcp=80 --no-selector --selector a=b", "--no-selector"),
+            ("minisvc create service externalname db", "--external-name"),
+            (
+                "minisvc create service loadbalancer x --tcp=80 --load-balancer-source-range 10.0.0.1",
+                "is no network",
+            ),
+            (
+                "minisvc create service loadbalancer x --tcp=80 --node-port=1 --no-node-ports",
+                "--no-node-ports",
+            ),
+            (
+                "minisvc create service clusterip x --tcp=80 --session-affinity-timeout=2d",
+                "\"2d\" is no duration",
+            ),
+            (
+                "minisvc create service clusterip x --tcp=80 --session-affinity-timeout=25h",
+                "between 1s and 24h",
+            ),
+            ("minisvc create service clusterip x --tcp=80 --traffic-distribution=Near", "PreferSameZone"),
+            ("minisvc create service clusterip x --tcp=80 --external-ip=a", "invalid"),
             ("minisvc create deployment x", "<CMD>"),
             ("minisvc create deployment x --replicas=-1 -- a", "-1"),
             ("minisvc scale deployment x", "--replicas"),

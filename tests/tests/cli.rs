@@ -133,6 +133,63 @@ fn a_service_waits_for_what_it_selects() {
 }
 
 #[test]
+fn services_of_every_type_are_made_shown_and_waited_for() {
+    let server = Server::start().unwrap();
+    let run = |line: &str| server.run(&line.split(' ').collect::<Vec<_>>()).unwrap();
+    // Nothing of it goes into a kernel: nothing is waited for.
+    assert_eq!(
+        run("create service externalname web --external-name www.example.com"),
+        done("service/web created\n")
+    );
+    let outside = run("create service clusterip db --tcp=5432 --no-selector");
+    assert_eq!((outside.code, outside.out.as_str()), (0, "service/db created\n"));
+    assert!(
+        outside.err.starts_with("note: service \"db\" selects no pods; its back-ends are"),
+        "{}",
+        outside.err
+    );
+    let bare = run("create service clusterip bare --clusterip=None");
+    assert_eq!((bare.code, bare.out.as_str(), bare.err.lines().count()), (0, "service/bare created\n", 1));
+
+    let pending = run("create service loadbalancer first --tcp=80 --timeout=1s");
+    assert_eq!((pending.code, pending.out.as_str()), (1, "service/first created\n"));
+    let late = "error: service \"first\" is there, but after 1s it has no address: no node can answer";
+    assert_eq!(pending.err.lines().last(), Some(late));
+    let second = run("create service lb second --tcp=80");
+    let refused = "error: service \"second\" is there, but has no address: TCP port 80 of the nodes belongs to the load balancer default/first";
+    assert_eq!((second.code, second.err.lines().last()), (1, Some(refused)));
+    let theirs = run(
+        "create service loadbalancer theirs --tcp=80 --load-balancer-class=example.com/x --no-node-ports",
+    );
+    assert_eq!(theirs.code, 0, "{theirs:?}");
+    assert!(
+        theirs.err.contains("note: its addresses come from the load balancer example.com/x"),
+        "{}",
+        theirs.err
+    );
+    let portless = run("create service clusterip x --clusterip=10.96.0.9");
+    let says = "error: --tcp, --udp or --sctp: only a service with --clusterip=None may have no port\n";
+    assert_eq!((portless.code, portless.err.as_str()), (1, says));
+
+    let page = run("describe svc web").out;
+    let has = |line: &str| page.lines().any(|l| l.split_whitespace().eq(line.split_whitespace()));
+    assert!(
+        has("Type: ExternalName") && has("External Name: www.example.com") && !page.contains("Programmed"),
+        "{page}"
+    );
+    let page = run("describe svc second").out;
+    assert!(
+        page.contains("PortsAllocated  False   PortConflict") && page.contains("Warning  PortConflict"),
+        "{page}"
+    );
+    run("wait --for=create endpoints/bare");
+    let table = run("get ep").out;
+    let rows: Vec<Vec<&str>> = table.lines().map(|l| l.split_whitespace().take(2).collect()).collect();
+    assert_eq!(rows[..2], [["NAME", "ENDPOINTS"], ["bare", "<none>"]], "{table}");
+    assert!(run("describe endpoints bare").out.contains("Subsets:"));
+}
+
+#[test]
 fn every_refusal_is_one_clear_line() {
     let server = Server::start().unwrap();
     server.run(&["create", "service", "nodeport", "taken", "--tcp=80", "--node-port=30081"]).unwrap();

@@ -1,12 +1,13 @@
 //! Verbs that make objects.
 
-use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args, Subcommand, ValueEnum};
 
 use super::{
     ObjectFormat,
-    values::{PortPair, TargetPort, duration, pair, port, port_pair, target_port},
+    service::{CreateService, Traffic},
+    values::{ClusterIp, TargetPort, cluster_ip, duration, pair, port, target_port},
 };
 
 /// What happens to the object that was built.
@@ -62,11 +63,11 @@ pub enum CreateWhat {
     /// Create a deployment of pods that run CMD
     #[command(visible_alias = "deploy")]
     Deployment(CreateDeployment),
-    /// Create a service that selects pods by app=NAME
+    /// Create a service
     #[command(visible_alias = "svc")]
     Service {
         #[command(subcommand)]
-        kind: CreateService,
+        kind: Box<CreateService>,
     },
     /// Create a namespace
     #[command(visible_alias = "ns")]
@@ -91,42 +92,6 @@ pub struct CreateDeployment {
     /// What the pods run
     #[arg(last = true, required = true, value_name = "CMD")]
     pub command: Vec<String>,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum CreateService {
-    /// A service within the cluster
-    Clusterip(ServiceFlags),
-    /// A service on every node's address too
-    Nodeport(NodePortFlags),
-}
-
-#[derive(Debug, Args)]
-pub struct NodePortFlags {
-    #[command(flatten)]
-    pub service: ServiceFlags,
-    /// Port of the nodes [default: a free one of 30000-32767]
-    #[arg(long, value_name = "PORT", value_parser = port)]
-    pub node_port: Option<u16>,
-}
-
-#[derive(Debug, Args)]
-pub struct ServiceFlags {
-    /// Name of the service; it selects the pods labelled app=NAME
-    pub name: String,
-    /// PORT or PORT:TARGET, can be given several times
-    #[arg(long, required_unless_present = "udp", value_delimiter = ',', value_name = "PORT[:TARGET]", value_parser = port_pair)]
-    pub tcp: Vec<PortPair>,
-    /// The same for UDP
-    #[arg(long, value_delimiter = ',', value_name = "PORT[:TARGET]", value_parser = port_pair)]
-    pub udp: Vec<PortPair>,
-    /// Address of the service [default: a free one]
-    #[arg(long, value_name = "IP")]
-    pub clusterip: Option<Ipv4Addr>,
-    #[command(flatten)]
-    pub wait: ServiceWait,
-    #[command(flatten)]
-    pub produce: Produce,
 }
 
 #[derive(Debug, Args)]
@@ -174,7 +139,7 @@ pub struct Expose {
     #[arg(long)]
     pub name: Option<String>,
     /// Type of the service
-    #[arg(long = "type", default_value = "ClusterIP", value_parser = ["ClusterIP", "NodePort"])]
+    #[arg(long = "type", default_value = "ClusterIP", value_parser = ["ClusterIP", "NodePort", "LoadBalancer"])]
     pub kind_of_service: String,
     /// Port of the service [default: the ports of the object's containers]
     #[arg(long, value_parser = port)]
@@ -182,8 +147,8 @@ pub struct Expose {
     /// Port of the pods, a number or a name [default: the same as --port]
     #[arg(long, value_parser = target_port)]
     pub target_port: Option<TargetPort>,
-    /// TCP or UDP [default: that of the container's port, else TCP]
-    #[arg(long, value_parser = ["TCP", "UDP"], ignore_case = true)]
+    /// TCP, UDP or SCTP [default: that of the container's port, else TCP]
+    #[arg(long, value_parser = ["TCP", "UDP", "SCTP"], ignore_case = true)]
     pub protocol: Option<String>,
     /// Selector of the service [default: that of the object]
     #[arg(long, value_name = "NAME=VALUE", value_delimiter = ',', value_parser = pair)]
@@ -191,9 +156,11 @@ pub struct Expose {
     /// Labels of the service [default: those of the object]
     #[arg(long, short = 'l', value_name = "NAME=VALUE", value_delimiter = ',', value_parser = pair)]
     pub labels: Vec<(String, String)>,
-    /// None, or ClientIP: a client stays with the pod it got
-    #[arg(long, value_parser = ["None", "ClientIP"])]
-    pub session_affinity: Option<String>,
+    /// Address of the service, or None [default: a free one]
+    #[arg(long, value_name = "IP", value_parser = cluster_ip)]
+    pub cluster_ip: Option<ClusterIp>,
+    #[command(flatten)]
+    pub traffic: Traffic,
     #[command(flatten)]
     pub wait: ServiceWait,
     #[command(flatten)]

@@ -1,7 +1,8 @@
 //! Values of flags: text in, value or a line that says what would be right.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
+use ipnet::IpNet;
 use serde_json::Value;
 
 /// `PORT` or `PORT:TARGET` of a service.
@@ -66,6 +67,47 @@ pub fn port_pair(s: &str) -> Result<PortPair, String> {
     }
     let port = port(s)?;
     Ok(PortPair { port, target: TargetPort::Number(port) })
+}
+
+/// What `clusterIP` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClusterIp {
+    /// A headless service.
+    None,
+    /// An address of the service range.
+    Address(IpAddr),
+}
+
+impl std::fmt::Display for ClusterIp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ClusterIp::None => f.write_str("None"),
+            ClusterIp::Address(ip) => ip.fmt(f),
+        }
+    }
+}
+
+pub fn cluster_ip(s: &str) -> Result<ClusterIp, String> {
+    if s.eq_ignore_ascii_case("none") {
+        return Ok(ClusterIp::None);
+    }
+    let address = s.parse().map(ClusterIp::Address);
+    address.map_err(|_| format!("\"{s}\" is no IP address, or None for a headless service"))
+}
+
+/// `10.0.0.0/8`.
+pub fn network(s: &str) -> Result<IpNet, String> {
+    s.parse().map_err(|_| format!("\"{s}\" is no network, 10.0.0.0/8 or fd00::/8 would be right"))
+}
+
+/// Whole seconds of at most a day.
+pub fn affinity_timeout(s: &str) -> Result<Duration, String> {
+    let time = ttl(s)?;
+    if (1..=86400).contains(&time.as_secs()) {
+        Ok(time)
+    } else {
+        Err(format!("\"{s}\" is not between 1s and 24h"))
+    }
 }
 
 /// Two ports, `30000-32767`.

@@ -1,14 +1,18 @@
 //! Objects from flags, as kubectl builds them. Values in, values out.
 
+mod service;
+
 use minisvc_proto::{
     Object,
     resource::{DEPLOYMENTS, NAMESPACES, PODS, SERVICES},
 };
 use serde_json::{Map, Value, json};
 
+pub use service::service;
+
 use crate::args::{
-    CreateDeployment, Expose, Run, ServiceFlags,
-    values::{PortPair, TargetPort},
+    CreateDeployment, Expose, Run,
+    values::{ClusterIp, TargetPort},
 };
 
 pub fn namespace(name: &str) -> Object {
@@ -63,42 +67,6 @@ fn container(
     container
 }
 
-/// Selects app=NAME. A node port goes to the first port, and to a UDP port of the same number.
-pub fn service(kind: &str, flags: &ServiceFlags, node_port: Option<u16>, namespace: Option<&str>) -> Object {
-    let mut object = Object::new(&SERVICES, namespace, &flags.name);
-    let labels = json!({"app": flags.name});
-    let first = flags.tcp.first().or(flags.udp.first()).map(|p| p.port);
-    let entry = |protocol: &str, pair: &PortPair, earlier: bool| {
-        let mut name = pair.port.to_string();
-        if pair.target != TargetPort::Number(pair.port) {
-            name = format!("{name}-{}", pair.target);
-        }
-        if protocol == "UDP" {
-            name.push_str("-udp");
-        }
-        let mut value = json!({"name": name, "protocol": protocol, "port": pair.port, "targetPort": pair.target.to_value()});
-        if let Some(node_port) = node_port.filter(|_| !earlier && Some(pair.port) == first) {
-            value["nodePort"] = node_port.into();
-        }
-        value
-    };
-    let mut ports: Vec<Value> = Vec::new();
-    for (protocol, pairs) in [("TCP", &flags.tcp), ("UDP", &flags.udp)] {
-        for (i, pair) in pairs.iter().enumerate() {
-            ports.push(entry(protocol, pair, pairs[..i].iter().any(|p| p.port == pair.port)));
-        }
-    }
-    object.metadata_mut().insert("labels".into(), labels.clone());
-    let spec = object.spec_mut();
-    spec.insert("type".into(), kind.into());
-    spec.insert("selector".into(), labels);
-    spec.insert("ports".into(), ports.into());
-    if let Some(ip) = flags.clusterip {
-        spec.insert("clusterIP".into(), ip.to_string().into());
-    }
-    object
-}
-
 /// A service for an object: its selector, its labels, and its ports where none is given. Follows kubectl's `expose`.
 pub fn exposed(of: &Object, args: &Expose, namespace: Option<&str>) -> Result<Object, String> {
     let name = args.name.as_deref().unwrap_or(of.name());
@@ -120,7 +88,7 @@ pub fn exposed(of: &Object, args: &Expose, namespace: Option<&str>) -> Result<Ob
         }
         None => known,
     };
-    if wanted.is_empty() {
+    if wanted.is_empty() && args.cluster_ip != Some(ClusterIp::None) {
         return Err(format!("--port: {} \"{}\" names no ports of its own: give one", of.kind(), of.name()));
     }
     let several = wanted.len() > 1;
@@ -141,9 +109,10 @@ pub fn exposed(of: &Object, args: &Expose, namespace: Option<&str>) -> Result<Ob
     spec.insert("ports".into(), entries.into());
     spec.insert("selector".into(), selector);
     spec.insert("type".into(), args.kind_of_service.clone().into());
-    if let Some(affinity) = &args.session_affinity {
-        spec.insert("sessionAffinity".into(), affinity.clone().into());
+    if let Some(ip) = &args.cluster_ip {
+        spec.insert("clusterIP".into(), ip.to_string().into());
     }
+    service::traffic(spec, &args.traffic);
     Ok(object)
 }
 

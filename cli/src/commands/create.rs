@@ -1,6 +1,6 @@
 //! `create` and `run`.
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use minisvc_proto::{Object, Resource, path::Target};
 use serde_json::Value;
 
@@ -26,13 +26,16 @@ pub(super) async fn run(global: &Global, args: Create) -> Outcome {
             made(global, build::namespace(&args.name), args.produce).await?;
         }
         CreateWhat::Service { kind } => {
-            let (kind, flags, node_port) = match kind {
-                CreateService::Clusterip(flags) => ("ClusterIP", flags, None),
-                CreateService::Nodeport(flags) => ("NodePort", flags.service, flags.node_port),
+            let object = build::service(&kind, namespace).map_err(|e| anyhow!(e))?;
+            let (produce, wait) = match &*kind {
+                CreateService::Clusterip(flags) => (flags.produce, Some(flags.wait)),
+                CreateService::Nodeport(flags) => (flags.service.produce, Some(flags.service.wait)),
+                CreateService::Loadbalancer(flags) => (flags.service.produce, Some(flags.service.wait)),
+                // Nothing of it goes into a kernel.
+                CreateService::Externalname(flags) => (flags.produce, None),
             };
-            let object = build::service(kind, &flags, node_port, namespace);
-            if let Some((session, object)) = made(global, object, flags.produce).await? {
-                programmed::wait(&session, &object, flags.wait).await?;
+            if let (Some((session, object)), Some(wait)) = (made(global, object, produce).await?, wait) {
+                programmed::wait(&session, &object, wait).await?;
             }
         }
     }

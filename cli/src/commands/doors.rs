@@ -18,6 +18,8 @@ use crate::output;
 
 /// How long the relay may take to open a nodePort.
 const DOOR: Duration = Duration::from_secs(2);
+/// So many addresses of a load balancer are shown.
+const SHOWN: usize = 3;
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -101,9 +103,29 @@ fn lines(service: &Object, here: &[u16]) -> Vec<String> {
             format!("reach it at {also}port {port} of every node")
         })
         .collect();
+    let balanced: Vec<String> = list(service, "/spec/ports")
+        .filter_map(|p| p["port"].as_u64())
+        .filter_map(|port| {
+            let ips: Vec<&str> =
+                list(service, "/status/loadBalancer/ingress").filter_map(|i| i["ip"].as_str()).collect();
+            let at = |ip: &&str| {
+                if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") }
+            };
+            let mut shown: Vec<String> = ips.iter().take(SHOWN).map(at).collect();
+            if ips.len() > SHOWN {
+                shown.push(format!("{} more addresses", ips.len() - SHOWN));
+            }
+            (!shown.is_empty()).then(|| format!("reach it at {}", shown.join(", ")))
+        })
+        .collect();
+    lines.splice(0..0, balanced);
     // TCP and UDP of one number are one line.
     lines.dedup();
     lines
+}
+
+fn list<'a>(object: &'a Object, at: &str) -> impl Iterator<Item = &'a Value> {
+    object.pointer(at).and_then(Value::as_array).into_iter().flatten()
 }
 
 #[cfg(test)]
@@ -125,6 +147,16 @@ mod tests {
             ["reach it at 127.0.0.1:30080, and at port 30080 of every node"]
         );
         assert_eq!(lines(&service, &[]), ["reach it at port 30080 of every node"]);
+        let ingress: Vec<_> =
+            ["10.0.0.1", "fd00::1", "10.0.0.2", "10.0.0.3"].map(|ip| json!({"ip": ip})).into();
+        service.status_mut().insert("loadBalancer".into(), json!({"ingress": ingress}));
+        assert_eq!(
+            lines(&service, &[]),
+            [
+                "reach it at 10.0.0.1:80, [fd00::1]:80, 10.0.0.2:80, 1 more addresses",
+                "reach it at port 30080 of every node"
+            ]
+        );
         assert!(lines(&Object::new(&SERVICES, None, "x"), &[]).is_empty());
         assert!(is_here("https://127.0.0.1:7443") && !is_here("https://192.168.1.5:7443"));
     }

@@ -7,11 +7,11 @@ use std::{
 
 use anyhow::bail;
 use minisvc_proto::{
-    Object,
+    Object, ObjectKey,
     client::{Client, ListParams},
     path::Target,
     report::ServiceProgress,
-    resource::{DEPLOYMENTS, REPLICA_SETS},
+    resource::{DEPLOYMENTS, REPLICA_SETS, SERVICES},
 };
 use serde_json::Value;
 
@@ -25,23 +25,84 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// Waits for a service that was just made (unless it should not), and says on stderr where it answers.
 pub async fn wait(session: &Session, service: &Object, how: ServiceWait) -> anyhow::Result<()> {
-    if how.wait {
-        let namespace = service.namespace().unwrap_or(&session.namespace);
-        let progress = await_progress(&session.client, namespace, service, how.timeout).await?;
-        if progress.pods == 0 {
-            output::note(&format!(
-                "note: the selector of service \"{}\" matches no pod now; it answers as soon as one is Ready",
-                service.name()
-            ));
+    if !how.wait {
+        doors::tell(service, &[], &[]);
+        return Ok(());
+    }
+    let namespace = service.namespace().unwrap_or(&session.namespace);
+    let end = Instant::now() + how.timeout;
+    let left = || end.saturating_duration_since(Instant::now());
+    let progress = await_progress(&session.client, namespace, service, how.timeout).await?;
+    if progress.pods == 0 {
+        output::note(&nobody(service));
+    }
+    let balanced;
+    let mut service = service;
+    // Under policy Local the addresses are those of the nodes with pods.
+    let placed = service.str_at("/spec/externalTrafficPolicy") != Some("Local") || progress.pods > 0;
+    if service.str_at("/spec/type") == Some("LoadBalancer") && placed {
+        if let Some(class) = service.str_at("/spec/loadBalancerClass") {
+            output::note(&format!("note: its addresses come from the load balancer {class}"));
+        } else {
+            balanced = await_addresses(&session.client, namespace, service.name(), how.timeout, left).await?;
+            service = &balanced;
+            // The nodes answer there when they have seen the addresses.
+            await_progress(&session.client, namespace, service, left()).await?;
         }
     }
-    if !how.wait || !doors::is_here(session.client.server()) {
+    if !doors::is_here(session.client.server()) {
         doors::tell(service, &[], &[]);
         return Ok(());
     }
     let (here, taken) = doors::await_relay(&session.client, service, how.timeout).await;
     doors::tell(service, &here, &taken);
     Ok(())
+}
+
+/// Why nobody answers yet.
+fn nobody(service: &Object) -> String {
+    let name = service.name();
+    if super::pods::selector(service).is_some() {
+        format!(
+            "note: the selector of service \"{name}\" matches no pod now; it answers as soon as one is Ready"
+        )
+    } else {
+        format!(
+            "note: service \"{name}\" selects no pods; its back-ends are the Endpoints \"{name}\", or EndpointSlices labelled \
+             kubernetes.io/service-name={name}"
+        )
+    }
+}
+
+/// Waits until a load balancer has addresses, or cannot have any.
+async fn await_addresses(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    timeout: Duration,
+    left: impl Fn() -> Duration,
+) -> anyhow::Result<Object> {
+    let target = Target::object(&ObjectKey::namespaced(&SERVICES, namespace, name));
+    loop {
+        let service = client.get(&target).await?;
+        if service.pointer("/status/loadBalancer/ingress/0").is_some() {
+            return Ok(service);
+        }
+        if let Some(why) = refusal(&service) {
+            bail!("service \"{name}\" is there, but has no address: {why}");
+        }
+        if left().is_zero() {
+            bail!("service \"{name}\" is there, but after {timeout:?} it has no address: no node can answer");
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Why a load balancer has none of its ports.
+fn refusal(service: &Object) -> Option<&str> {
+    let conditions = service.pointer("/status/conditions").and_then(Value::as_array)?;
+    let refused = |c: &&Value| c["type"] == "PortsAllocated" && c["status"] == "False";
+    conditions.iter().find(refused)?["message"].as_str()
 }
 
 /// Waits until every ready node has programmed the service with every pod that it selects, or there is none to wait for. Pods that
@@ -133,10 +194,25 @@ fn late(progress: &ServiceProgress) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use minisvc_proto::resource::SERVICES;
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn who_does_not_answer_is_told_why() {
+        let mut service = Object::new(&SERVICES, None, "db");
+        let bare = nobody(&service);
+        assert!(bare.contains("selects no pods") && bare.contains("kubernetes.io/service-name=db"), "{bare}");
+        service.spec_mut().insert("selector".into(), json!({"app": "db"}));
+        assert!(nobody(&service).contains("matches no pod now"));
+        assert_eq!(refusal(&service), None);
+        let condition =
+            |status: &str| json!([{"type": "PortsAllocated", "status": status, "message": "taken"}]);
+        service.status_mut().insert("conditions".into(), condition("True"));
+        assert_eq!(refusal(&service), None);
+        service.status_mut().insert("conditions".into(), condition("False"));
+        assert_eq!(refusal(&service), Some("taken"));
+    }
 
     #[test]
     fn who_is_late_is_named() {

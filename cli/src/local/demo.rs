@@ -19,7 +19,10 @@ use serde_json::Value;
 use self::answers::{Answer, Facts, Node};
 use super::hints::Known;
 use crate::{
-    args::{CreateDeployment, Produce, ServiceFlags, ServiceWait, values::port_pair},
+    args::{
+        CreateDeployment, CreateService, NodePortFlags, Produce, ServiceFlags, ServiceWait, Traffic,
+        values::port_pair,
+    },
     commands::{build, exec, programmed},
     echo,
 };
@@ -117,11 +120,16 @@ fn service() -> anyhow::Result<Object> {
         name: NAME.into(),
         tcp: vec![port_pair("80:8080").map_err(anyhow::Error::msg)?],
         udp: Vec::new(),
+        sctp: Vec::new(),
         clusterip: None,
+        selector: Vec::new(),
+        no_selector: false,
+        traffic: Traffic::default(),
         wait: ServiceWait { wait: true, timeout: WAIT },
         produce: Produce::default(),
     };
-    Ok(build::service("NodePort", &flags, None, Some(NAMESPACE)))
+    let flags = CreateService::Nodeport(NodePortFlags { service: flags, node_port: None });
+    build::service(&flags, Some(NAMESPACE)).map_err(anyhow::Error::msg)
 }
 
 /// Creates, or says that it is there.

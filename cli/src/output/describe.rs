@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use minisvc_proto::{
     Object,
     report::ServiceProgress,
-    resource::{DEPLOYMENTS, ENDPOINT_SLICES, NAMESPACES, NODES, PODS, REPLICA_SETS, SERVICES},
+    resource::{DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, NAMESPACES, NODES, PODS, REPLICA_SETS, SERVICES},
 };
 use serde_json::Value;
 
@@ -43,6 +43,7 @@ pub fn describe(object: &Object, related: &Related, now: Timestamp) -> String {
         Some(r) if *r == NODES => node::describe(&mut page, object, related, now),
         Some(r) if *r == SERVICES => network::service(&mut page, object, related),
         Some(r) if *r == ENDPOINT_SLICES => network::slice(&mut page, object),
+        Some(r) if *r == ENDPOINTS => network::endpoints_object(&mut page, object),
         Some(r) if *r == DEPLOYMENTS => workload::deployment(&mut page, object, related),
         Some(r) if *r == REPLICA_SETS => workload::replica_set(&mut page, object, related),
         Some(r) if *r == NAMESPACES => {

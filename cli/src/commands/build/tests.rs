@@ -3,7 +3,7 @@
 use clap::Parser;
 
 use super::*;
-use crate::args::{Args, ClusterCommand, Command, CreateService, CreateWhat};
+use crate::args::{Args, ClusterCommand, Command, CreateWhat};
 
 fn built(line: &str) -> Value {
     let words = line.split(' ');
@@ -13,12 +13,7 @@ fn built(line: &str) -> Value {
         ClusterCommand::Create(args) => match args.what.unwrap() {
             CreateWhat::Deployment(args) => deployment(&args, None),
             CreateWhat::Namespace(args) => namespace(&args.name),
-            CreateWhat::Service { kind: CreateService::Clusterip(flags) } => {
-                service("ClusterIP", &flags, None, None)
-            }
-            CreateWhat::Service { kind: CreateService::Nodeport(flags) } => {
-                service("NodePort", &flags.service, flags.node_port, None)
-            }
+            CreateWhat::Service { kind } => service(&kind, None).unwrap(),
         },
         other => panic!("{other:?}"),
     };
@@ -48,6 +43,74 @@ fn services_are_those_of_kubectl() {
             "selector": {"app": "hello"}, "clusterIP": "10.96.0.9", "type": "ClusterIP"}}"#
         )
     );
+}
+
+#[test]
+fn the_other_types_are_those_of_kubectl() {
+    assert_eq!(
+        built("minisvc create service loadbalancer hello --tcp=80:8080"),
+        kubectl(
+            r#"{"kind": "Service", "apiVersion": "v1", "metadata": {"name": "hello", "labels": {"app": "hello"}},
+            "spec": {"ports": [{"name": "80-8080", "protocol": "TCP", "port": 80, "targetPort": 8080}],
+            "selector": {"app": "hello"}, "type": "LoadBalancer"}}"#
+        )
+    );
+    assert_eq!(
+        built("minisvc create service externalname db --external-name db.example.com --tcp=5432"),
+        kubectl(
+            r#"{"kind": "Service", "apiVersion": "v1", "metadata": {"name": "db", "labels": {"app": "db"}},
+            "spec": {"ports": [{"name": "5432", "protocol": "TCP", "port": 5432, "targetPort": 5432}],
+            "selector": {"app": "db"}, "type": "ExternalName", "externalName": "db.example.com"}}"#
+        )
+    );
+    assert_eq!(
+        built("minisvc create service clusterip bare --clusterip=None"),
+        kubectl(
+            r#"{"kind": "Service", "apiVersion": "v1", "metadata": {"name": "bare", "labels": {"app": "bare"}},
+            "spec": {"selector": {"app": "bare"}, "clusterIP": "None", "type": "ClusterIP"}}"#
+        )
+    );
+}
+
+#[test]
+fn what_is_said_of_the_traffic_is_in_the_spec() {
+    let spec = |flags: &str| built(&format!("minisvc create service {flags}"))["spec"].clone();
+    let db = spec("clusterip db --tcp=5432 --no-selector --external-ip=192.0.2.1,2001:db8::1");
+    assert_eq!((db.get("selector"), &db["externalIPs"]), (None, &json!(["192.0.2.1", "2001:db8::1"])));
+    let near = spec(
+        "clusterip a --tcp=80 --selector=tier=web --traffic-distribution=PreferSameNode --publish-not-ready-addresses --internal-traffic-policy=Local",
+    );
+    assert_eq!(near["selector"], json!({"tier": "web"}));
+    assert_eq!(
+        (&near["trafficDistribution"], &near["publishNotReadyAddresses"], &near["internalTrafficPolicy"]),
+        (&json!("PreferSameNode"), &json!(true), &json!("Local"))
+    );
+    let sticky = spec("nodeport a --tcp=80 --session-affinity-timeout=10m");
+    assert_eq!(sticky["sessionAffinity"], "ClientIP");
+    assert_eq!(sticky["sessionAffinityConfig"], json!({"clientIP": {"timeoutSeconds": 600}}));
+    let both = spec("clusterip a --sctp=5060 --ip-families=IPv4,IPv6");
+    assert_eq!(
+        (&both["ipFamilyPolicy"], &both["ipFamilies"]),
+        (&json!("RequireDualStack"), &json!(["IPv4", "IPv6"]))
+    );
+    assert_eq!(both["ports"][0]["name"], "5060-sctp");
+    let balanced = spec(
+        "lb a --tcp=80 --no-node-ports --load-balancer-source-range=10.0.0.0/8 --load-balancer-class=x.example/y --external-traffic-policy=Local",
+    );
+    assert_eq!(balanced["allocateLoadBalancerNodePorts"], false);
+    assert_eq!(balanced["loadBalancerSourceRanges"], json!(["10.0.0.0/8"]));
+    assert_eq!(
+        (&balanced["loadBalancerClass"], &balanced["externalTrafficPolicy"]),
+        (&json!("x.example/y"), &json!("Local"))
+    );
+    let words = "minisvc create service clusterip a --clusterip=10.96.0.9";
+    let Command::Cluster(ClusterCommand::Create(args)) =
+        Args::try_parse_from(words.split(' ')).unwrap().command
+    else {
+        unreachable!()
+    };
+    let Some(CreateWhat::Service { kind }) = args.what else { unreachable!() };
+    assert!(service(&kind, None).unwrap_err().contains("only a service with --clusterip=None"));
 }
 
 /// What kubectl's verb does not have.
@@ -128,6 +191,12 @@ fn expose_copies_what_the_object_says() {
     assert_eq!(named["spec"]["ports"], json!([{"port": 8080, "protocol": "UDP", "targetPort": 8080}]));
     assert_eq!(named["spec"]["sessionAffinity"], "ClientIP");
 
+    let balanced =
+        expose(&deployment, " --type=LoadBalancer --external-ip=192.0.2.1 --cluster-ip=10.96.0.9").unwrap();
+    assert_eq!(
+        (&balanced["spec"]["type"], &balanced["spec"]["externalIPs"], &balanced["spec"]["clusterIP"]),
+        (&json!("LoadBalancer"), &json!(["192.0.2.1"]), &json!("10.96.0.9"))
+    );
     let service = built("minisvc create service clusterip hello --tcp=80:8080 --udp=53");
     let ports = expose(&service, "").unwrap()["spec"]["ports"].clone();
     assert_eq!(

@@ -1,4 +1,4 @@
-//! Services and EndpointSlices.
+//! Services, EndpointSlices and Endpoints.
 
 use minisvc_proto::{Object, report::ServiceProgress};
 use serde_json::Value;
@@ -16,6 +16,17 @@ pub fn service(page: &mut Page, service: &Object, related: &Related) {
     page.field("IP Families", &joined(service.pointer("/spec/ipFamilies")));
     page.field("IP", &scalar(service.pointer("/spec/clusterIP")));
     page.field("IPs", &joined(service.pointer("/spec/clusterIPs")));
+    for (key, text) in [
+        ("External IPs", joined_if_any(service.pointer("/spec/externalIPs"))),
+        ("LoadBalancer Class", text(service, "/spec/loadBalancerClass")),
+        ("LoadBalancer Source Ranges", joined_if_any(service.pointer("/spec/loadBalancerSourceRanges"))),
+        ("LoadBalancer Ingress", ingress(service)),
+        ("External Name", text(service, "/spec/externalName")),
+    ] {
+        if let Some(text) = text {
+            page.field(key, &text);
+        }
+    }
     for port in list(service.pointer("/spec/ports")) {
         let name = port["name"].as_str().filter(|n| !n.is_empty());
         let protocol = port["protocol"].as_str().unwrap_or("TCP");
@@ -33,15 +44,51 @@ pub fn service(page: &mut Page, service: &Object, related: &Related) {
         "Session Affinity",
         &timeout.map_or_else(|| affinity.to_owned(), |t| format!("{affinity} ({t} s)")),
     );
-    for (key, at) in [
-        ("External Traffic Policy", "/spec/externalTrafficPolicy"),
-        ("Internal Traffic Policy", "/spec/internalTrafficPolicy"),
+    let health = service.pointer("/spec/healthCheckNodePort").and_then(Value::as_u64).filter(|n| *n > 0);
+    for (key, text) in [
+        ("External Traffic Policy", text(service, "/spec/externalTrafficPolicy")),
+        ("Internal Traffic Policy", text(service, "/spec/internalTrafficPolicy")),
+        ("HealthCheck NodePort", health.map(|n| n.to_string())),
+        ("Traffic Distribution", text(service, "/spec/trafficDistribution")),
+        ("Publish Not Ready Addresses", publishes(service).then(|| "true".to_owned())),
     ] {
-        if let Some(policy) = service.str_at(at) {
-            page.field(key, policy);
+        if let Some(text) = text {
+            page.field(key, &text);
         }
     }
-    page.field("Programmed", &programmed(service, related.progress.as_ref()));
+    if service.str_at("/spec/type") != Some("ExternalName") {
+        page.field("Programmed", &programmed(service, related.progress.as_ref()));
+    }
+    // Programmed has its line above.
+    let others = |c: &&Value| c["type"] != "Programmed";
+    let rows: Vec<Vec<String>> = list(service.pointer("/status/conditions"))
+        .filter(others)
+        .map(|c| {
+            ["type", "status", "reason", "message"].map(|f| c[f].as_str().unwrap_or("").to_owned()).to_vec()
+        })
+        .collect();
+    if !rows.is_empty() {
+        page.heading("Conditions");
+        page.table(2, &["Type", "Status", "Reason", "Message"], &rows);
+    }
+}
+
+fn text(object: &Object, at: &str) -> Option<String> {
+    object.str_at(at).filter(|t| !t.is_empty()).map(str::to_owned)
+}
+
+fn publishes(service: &Object) -> bool {
+    service.pointer("/spec/publishNotReadyAddresses") == Some(&Value::Bool(true))
+}
+
+/// `10.0.0.1 (VIP), lb.example.com`
+fn ingress(service: &Object) -> Option<String> {
+    let one = |i: &Value| {
+        let at = i["ip"].as_str().filter(|ip| !ip.is_empty()).or_else(|| i["hostname"].as_str())?;
+        Some(i["ipMode"].as_str().map_or_else(|| at.to_owned(), |mode| format!("{at} ({mode})")))
+    };
+    let all: Vec<String> = list(service.pointer("/status/loadBalancer/ingress")).filter_map(one).collect();
+    (!all.is_empty()).then(|| all.join(", "))
 }
 
 /// The condition, and who is late.
@@ -133,11 +180,58 @@ pub fn slice(page: &mut Page, slice: &Object) {
             page.indented_field(4, "TargetRef", &format!("{}/{}", scalar(Some(kind)), scalar(Some(name))));
         }
         page.indented_field(4, "NodeName", &scalar(endpoint.get("nodeName")));
+        for (key, field) in [("Hostname", "hostname"), ("Zone", "zone")] {
+            if let Some(text) = endpoint[field].as_str() {
+                page.indented_field(4, key, text);
+            }
+        }
+        for (key, at) in [("For Zones", "/hints/forZones"), ("For Nodes", "/hints/forNodes")] {
+            let names: Vec<&str> = list(endpoint.pointer(at)).filter_map(|h| h["name"].as_str()).collect();
+            if !names.is_empty() {
+                page.indented_field(4, key, &names.join(","));
+            }
+        }
+    }
+}
+
+pub fn endpoints_object(page: &mut Page, endpoints: &Object) {
+    labels(page, endpoints);
+    let subsets: Vec<&Value> = list(endpoints.pointer("/subsets")).collect();
+    if subsets.is_empty() {
+        page.field("Subsets", "<none>");
+        return;
+    }
+    page.heading("Subsets");
+    for subset in subsets {
+        let ips = |field: &str| -> String {
+            let all: Vec<&str> = list(subset.get(field)).filter_map(|a| a["ip"].as_str()).collect();
+            if all.is_empty() { "<none>".into() } else { all.join(",") }
+        };
+        page.indented_field(2, "Addresses", &ips("addresses"));
+        page.indented_field(2, "NotReadyAddresses", &ips("notReadyAddresses"));
+        let ports: Vec<Vec<String>> = list(subset.get("ports"))
+            .map(|p| {
+                let name = p["name"].as_str().filter(|n| !n.is_empty()).unwrap_or("<unset>");
+                vec![
+                    name.to_owned(),
+                    scalar(p.get("port")),
+                    p["protocol"].as_str().unwrap_or("TCP").to_owned(),
+                ]
+            })
+            .collect();
+        if !ports.is_empty() {
+            page.indented_heading(2, "Ports");
+            page.underlined_table(4, &["Name", "Port", "Protocol"], &ports);
+        }
     }
 }
 
 fn list(value: Option<&Value>) -> impl Iterator<Item = &Value> {
     value.and_then(Value::as_array).into_iter().flatten()
+}
+
+fn joined_if_any(value: Option<&Value>) -> Option<String> {
+    list(value).next().map(|_| joined(value))
 }
 
 fn joined(value: Option<&Value>) -> String {

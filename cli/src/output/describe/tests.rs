@@ -75,6 +75,120 @@ fn a_service() {
 }
 
 #[test]
+fn services_of_the_other_types() {
+    let service = |spec: Value, status: Value| {
+        let all = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "db", "namespace": "default"}, "spec": spec, "status": status});
+        page(all, &Related::default())
+    };
+    insta::assert_snapshot!(service(
+        json!({"type": "LoadBalancer", "clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7", "fd00::7"], "ipFamilies": ["IPv4", "IPv6"],
+            "ipFamilyPolicy": "PreferDualStack", "selector": {"app": "db"}, "sessionAffinity": "None", "externalTrafficPolicy": "Local",
+            "internalTrafficPolicy": "Cluster", "healthCheckNodePort": 30999, "trafficDistribution": "PreferSameNode",
+            "publishNotReadyAddresses": true, "externalIPs": ["192.0.2.1"], "loadBalancerSourceRanges": ["10.0.0.0/8", "fd00::/8"],
+            "ports": [{"name": "db", "port": 5432, "targetPort": 5432, "protocol": "TCP", "nodePort": 30080}]}),
+        json!({"loadBalancer": {"ingress": [{"ip": "10.0.0.1", "ipMode": "VIP"}, {"hostname": "lb.example"}]},
+            "conditions": [{"type": "Programmed", "status": "True"},
+                {"type": "PortsAllocated", "status": "True", "reason": "PortTakenOnNodes", "message": "node-2 has TCP 5432"}]}),
+    ), @"
+    Name:                         db
+    Namespace:                    default
+    Labels:                       <none>
+    Annotations:                  <none>
+    Selector:                     app=db
+    Type:                         LoadBalancer
+    IP Family Policy:             PreferDualStack
+    IP Families:                  IPv4,IPv6
+    IP:                           10.96.0.7
+    IPs:                          10.96.0.7,fd00::7
+    External IPs:                 192.0.2.1
+    LoadBalancer Source Ranges:   10.0.0.0/8,fd00::/8
+    LoadBalancer Ingress:         10.0.0.1 (VIP), lb.example
+    Port:                         db  5432/TCP
+    TargetPort:                   5432/TCP
+    NodePort:                     db  30080/TCP
+    Endpoints:                    <none>
+    Session Affinity:             None
+    External Traffic Policy:      Local
+    Internal Traffic Policy:      Cluster
+    HealthCheck NodePort:         30999
+    Traffic Distribution:         PreferSameNode
+    Publish Not Ready Addresses:  true
+    Programmed:                   True
+    Conditions:
+      Type            Status  Reason            Message
+      PortsAllocated  True    PortTakenOnNodes  node-2 has TCP 5432
+    Events:  <none>
+    ");
+    insta::assert_snapshot!(service(
+        json!({"type": "ExternalName", "externalName": "db.example.com", "sessionAffinity": "None"}),
+        json!({"loadBalancer": {}}),
+    ), @"
+    Name:              db
+    Namespace:         default
+    Labels:            <none>
+    Annotations:       <none>
+    Selector:          <none>
+    Type:              ExternalName
+    IP Family Policy:  <none>
+    IP Families:       <none>
+    IP:                <none>
+    IPs:               <none>
+    External Name:     db.example.com
+    Session Affinity:  None
+    Events:            <none>
+    ");
+}
+
+#[test]
+fn endpoints_and_slices() {
+    let endpoints = json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "db", "namespace": "default"},
+        "subsets": [{"addresses": [{"ip": "192.0.2.1"}, {"ip": "192.0.2.2"}], "ports": [{"port": 5432}]},
+            {"notReadyAddresses": [{"ip": "192.0.2.3"}]}]});
+    insta::assert_snapshot!(page(endpoints, &Related::default()), @"
+    Name:         db
+    Namespace:    default
+    Labels:       <none>
+    Annotations:  <none>
+    Subsets:
+      Addresses:          192.0.2.1,192.0.2.2
+      NotReadyAddresses:  <none>
+      Ports:
+        Name     Port  Protocol
+        ----     ----  --------
+        <unset>  5432  TCP
+      Addresses:          <none>
+      NotReadyAddresses:  192.0.2.3
+    Events:               <none>
+    ");
+    let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": {"name": "db-1", "namespace": "default"},
+        "addressType": "IPv6", "ports": [{"name": "db", "port": 5432, "protocol": "TCP"}],
+        "endpoints": [{"addresses": ["fd00::1"], "conditions": {"ready": true, "serving": true, "terminating": false}, "nodeName": "node-1",
+            "hostname": "a", "zone": "z1", "hints": {"forZones": [{"name": "z1"}], "forNodes": [{"name": "node-1"}]}}]});
+    insta::assert_snapshot!(page(slice, &Related::default()), @"
+    Name:         db-1
+    Namespace:    default
+    Labels:       <none>
+    Annotations:  <none>
+    AddressType:  IPv6
+    Ports:
+      Name  Port  Protocol
+      ----  ----  --------
+      db    5432  TCP
+    Endpoints:
+      - Addresses:    fd00::1
+        Ready:        true
+        Serving:      true
+        Terminating:  false
+        NodeName:     node-1
+        Hostname:     a
+        Zone:         z1
+        For Zones:    z1
+        For Nodes:    node-1
+    Events:           <none>
+    ");
+}
+
+#[test]
 fn a_node() {
     let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-1", "creationTimestamp": "2026-11-25T07:00:00Z"},
         "spec": {"podCIDR": "10.244.0.0/24"},
