@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::PathBuf,
     str::FromStr,
 };
@@ -20,6 +20,8 @@ pub struct AgentConfig {
     pub node_name: Option<NodeName>,
     /// The address by which other nodes and the server reach this one; `None`: the one from which the server is reached.
     pub node_ip: Option<Ipv4Addr>,
+    /// The second address of a node of a dual-stack cluster; `None`: one that the link of the first has.
+    pub node_ip6: Option<Ipv6Addr>,
     /// What must survive a restart of the machine.
     pub data_dir: PathBuf,
     /// Sockets and state of running pods: gone with a restart of the machine.

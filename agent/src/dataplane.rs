@@ -73,7 +73,7 @@ type Touched = Vec<(ServiceKey, Option<ServicePlan>)>;
 enum Command {
     Apply(Touched, Reply),
     Nodes(Vec<NodeRoute>, Reply),
-    Direct(BTreeSet<Ipv4Addr>, Reply),
+    Direct(BTreeSet<IpAddr>, Reply),
 }
 
 /// How often the kernel is asked whether somebody else changed rulesets: our table is back within a second.
@@ -122,7 +122,6 @@ impl Dataplane {
             },
             node_port_range: config.node_port_range,
             nodes: None,
-            routes: Vec::new(),
             direct: None,
             waiting: Vec::new(),
             rules: Families { v4: Ruleset::default(), v6: config.family6.map(|_| Ruleset::default()) },
@@ -155,7 +154,7 @@ impl Handle {
 
     /// Tells which nodes' addresses are reached without a router: pods' packets to them are not masqueraded. Returns as
     /// [`Handle::set_nodes`] does.
-    pub async fn set_direct(&self, nodes: BTreeSet<Ipv4Addr>) -> Result<(), NftError> {
+    pub async fn set_direct(&self, nodes: BTreeSet<IpAddr>) -> Result<(), NftError> {
         self.ask(|reply| Command::Direct(nodes, reply)).await
     }
 
@@ -195,8 +194,6 @@ struct Worker {
     node_port_range: (u16, u16),
     /// Their addresses, of both families. `None`: nobody has told yet; those of an earlier agent stay.
     nodes: Option<BTreeSet<IpAddr>>,
-    /// As they were told last.
-    routes: Vec<NodeRoute>,
     /// As `nodes`.
     direct: Option<BTreeSet<IpAddr>>,
     /// Who told of nodes before there were rules.
@@ -317,16 +314,12 @@ impl Worker {
                 wanted.extend([six.ip, tunnel_address6(six.pod_cidr)].map(IpAddr::V6));
             }
         }
-        self.routes = nodes.to_vec();
         let before = self.nodes.replace(wanted.clone()).unwrap_or_default();
         self.change_set(&before, &wanted, Key::Node)
     }
 
-    fn set_direct(&mut self, direct: &BTreeSet<Ipv4Addr>) -> Result<(), NftError> {
-        let mut wanted: BTreeSet<IpAddr> = self.own().into_iter().collect();
-        wanted.extend(direct.iter().copied().map(IpAddr::V4));
-        let six = self.routes.iter().filter(|n| direct.contains(&n.ip)).filter_map(|n| n.family6);
-        wanted.extend(six.map(|six| IpAddr::V6(six.ip)));
+    fn set_direct(&mut self, direct: &BTreeSet<IpAddr>) -> Result<(), NftError> {
+        let wanted: BTreeSet<IpAddr> = self.own().into_iter().chain(direct.iter().copied()).collect();
         let before = self.direct.replace(wanted.clone()).unwrap_or_default();
         self.change_set(&before, &wanted, Key::Direct)
     }

@@ -5,6 +5,7 @@
 //! carry protocol number [`ROUTE_PROTOCOL`], the tunnel to nodes on other networks is called [`TUNNEL`]. What an earlier agent left
 //! is adopted or put right; nothing else is touched.
 
+mod address6;
 mod family6;
 mod kernel;
 mod links;
@@ -29,6 +30,7 @@ use nix::errno::Errno;
 use sha2::{Digest, Sha256};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
+pub use address6::address6;
 pub use family6::{Family6, NodeRoute6, tunnel_address6};
 
 /// `rtm_protocol` of every route that is ours (`ip route show proto 173`).
@@ -106,6 +108,12 @@ pub struct NodeRoute {
 /// has.
 pub fn tunnel_address(pod_cidr: Ipv4Net) -> Ipv4Addr {
     pod_cidr.network()
+}
+
+/// The link of this machine that has an address.
+fn link_name(ip: Ipv4Addr) -> Option<String> {
+    let mut all = nix::ifaddrs::getifaddrs().ok()?;
+    all.find(|a| a.address.and_then(|s| Some(s.as_sockaddr_in()?.ip())) == Some(ip)).map(|a| a.interface_name)
 }
 
 /// How another node's pods are reached.

@@ -3,13 +3,13 @@
 use std::{
     fs::{File, TryLockError},
     io,
-    net::SocketAddr,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use minisvc_proto::{NodeName, client::ClientError, join::ClusterInfo, report::NodeReport};
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -26,12 +26,13 @@ use crate::{
     doctor::{self, ObserveError, Ranges, Taken},
     firewall::{Foreign, Ours},
     identity::{self, IdentityError, Membership, renewal},
-    net::{Net, NetConfig, NetError},
+    net::{Family6, Net, NetConfig, NetError},
     nft::NftError,
     plan::Viewpoint,
     runtime::{LocalRuntime, RuntimeConfig, RuntimeError},
     sync::{
         events::Recorder,
+        families::Second,
         firewall,
         health_checks::{self, HealthChecks},
         node_ports::{self, Doors},
@@ -118,8 +119,8 @@ pub async fn run(
     let _lock = only_one(&config.run_dir)?;
     let Some(mut member) = identity::establish(&config, &shutdown).await? else { return Ok(()) };
     let mut boot = Boot::read(&config.run_dir);
-    let (cluster, local_pod_cidr) = loop {
-        match registered(&member, &boot, &shutdown).await {
+    let Registered { cluster, local_pod_cidr, second, family6 } = loop {
+        match registered(&member, config.node_ip6, &boot, &shutdown).await {
             Ok(None) => return Ok(()),
             Ok(Some(found)) => break found,
             // What is stored is worth nothing any more; a token says that this machine is to come back all the same.
@@ -146,7 +147,7 @@ pub async fn run(
         dns_ip: cluster.dns_ip(),
         node_port_range: cluster.node_port_range,
         vxlan_port: cluster.vxlan_port,
-        family6: None,
+        family6,
     })
     .await?;
     let dataplane = Dataplane::start(dataplane::Config {
@@ -157,17 +158,23 @@ pub async fn run(
         pod_cidr: cluster.pod_cidr,
         local_pod_cidr,
         vxlan_port: cluster.vxlan_port,
-        family6: None,
+        family6,
     })?;
+    let dns_addresses: Vec<SocketAddr> =
+        [Some(cluster.dns_ip().into()), family6.map(|family| family.dns_ip.into())]
+            .into_iter()
+            .flatten()
+            .map(|ip: IpAddr| SocketAddr::new(ip, DNS_PORT))
+            .collect();
     let zone = SharedZone::new(Zone::new(&ZoneConfig {
         domain: cluster.cluster_domain.clone(),
-        servers: vec![cluster.dns_ip().into()],
-        ranges: vec![cluster.service_cidr.into(), cluster.pod_cidr.into()],
+        servers: dns_addresses.iter().map(SocketAddr::ip).collect(),
+        ranges: ranges_of(&cluster),
         fixed: config.host_address.names(node_ip),
     }));
-    let dns_address = SocketAddr::new(cluster.dns_ip().into(), DNS_PORT);
-    let dns = Listeners::bind(&[dns_address]).await?;
-    let upstream = Upstream { resolv_conf: config.resolv_conf.clone(), own: vec![dns_address.ip()] };
+    let dns = Listeners::bind(&dns_addresses).await?;
+    let own = dns_addresses.iter().map(SocketAddr::ip).collect();
+    let upstream = Upstream { resolv_conf: config.resolv_conf.clone(), own };
 
     let listen = SocketAddr::new(node_ip.into(), API_PORT);
     let api = Api::bind(
@@ -236,7 +243,10 @@ pub async fn run(
         here: Viewpoint {
             node: node_name.to_string(),
             zone: None,
-            addresses: [node_ip.into()].into(),
+            addresses: [Some(node_ip.into()), family6.map(|family| family.node_ip.into())]
+                .into_iter()
+                .flatten()
+                .collect(),
             others: [].into(),
         },
         readiness: readiness.clone(),
@@ -273,12 +283,14 @@ pub async fn run(
         node: node_name.clone(),
         node_ip,
         local_pod_cidr,
+        family6,
         dns_ip: cluster.dns_ip(),
         cluster_domain: cluster.cluster_domain.clone(),
         run_dir: config.run_dir.clone(),
         log_dir: config.log_dir.clone(),
         resolv_conf: config.resolv_conf.clone(),
     };
+    tokio::spawn(second.tell(client.clone(), node_name.clone(), shutdown.clone()));
     let directory = pods::Directory::default();
     let work = pods::run(
         client.clone(),
@@ -307,7 +319,12 @@ pub async fn run(
             () = shutdown.cancelled() => break,
             Some(()) = lost.recv() => {
                 tracing::warn!("the server does not know this node; registering again");
-                if registered(&member, &boot, &shutdown).await?.is_some_and(|(_, cidr)| cidr != local_pod_cidr) {
+                let again = registered(&member, config.node_ip6, &boot, &shutdown).await?;
+                let same = |r: &Registered| {
+                    r.local_pod_cidr == local_pod_cidr
+                        && family6.is_none_or(|family| r.family6.is_some_and(|now| now.local_pod_cidr == family.local_pod_cidr))
+                };
+                if again.is_some_and(|r| !same(&r)) {
                     return Err(AgentError::MovedRange);
                 }
             }
@@ -349,20 +366,45 @@ fn only_one(run_dir: &Path) -> Result<File, AgentError> {
     }
 }
 
+/// The ranges that pods and services have their addresses from.
+fn ranges_of(cluster: &ClusterInfo) -> Vec<IpNet> {
+    let first = [cluster.service_cidr, cluster.pod_cidr].map(IpNet::V4);
+    let second = [cluster.service_cidr6, cluster.pod_cidr6].into_iter().flatten().map(IpNet::V6);
+    first.into_iter().chain(second).collect()
+}
+
+/// What a node knows once it is registered.
+struct Registered {
+    cluster: ClusterInfo,
+    local_pod_cidr: Ipv4Net,
+    second: Second,
+    /// What its network has of the second family.
+    family6: Option<Family6>,
+}
+
 /// Registers, waiting for a server that does not answer, and learns what all nodes agree on; `None` when cancelled meanwhile.
 async fn registered(
     member: &Membership,
+    node_ip6: Option<Ipv6Addr>,
     boot: &Boot,
     shutdown: &CancellationToken,
-) -> Result<Option<(ClusterInfo, Ipv4Net)>, AgentError> {
+) -> Result<Option<Registered>, AgentError> {
     let mut wait = FIRST_RETRY;
     loop {
         let tried = async {
             let cluster = member.client.cluster().await?;
-            Ok((cluster, register(&member.client, &member.name, member.ip, boot).await?))
+            let second = match Second::look(&cluster, member.ip, node_ip6).await {
+                Ok(second) => second,
+                Err(error) => return Ok(Err(error)),
+            };
+            let ips = (member.ip, second.address());
+            let (local_pod_cidr, second_cidr) = register(&member.client, &member.name, ips, boot).await?;
+            let family6 = second.family(&cluster, second_cidr);
+            Ok(Ok(Registered { cluster, local_pod_cidr, second, family6 }))
         };
         match tried.await {
-            Ok(found) => return Ok(Some(found)),
+            Ok(Err(error)) => return Err(error.into()),
+            Ok(Ok(found)) => return Ok(Some(found)),
             Err(RegisterError::Client(error))
                 if error.api().is_none_or(|e| e.code >= 500 || e.is_conflict()) =>
             {

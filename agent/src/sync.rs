@@ -1,6 +1,7 @@
 //! The loops that join what the server says, what is decided, and what the kernel and the processes do.
 
 pub mod events;
+pub mod families;
 pub mod firewall;
 pub mod health_checks;
 pub mod node_ports;

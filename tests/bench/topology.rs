@@ -136,7 +136,7 @@ impl Topology {
                 let dataplane = Dataplane::start(dataplane_config(number)?)?;
                 dataplane.apply(services.to_vec()).await?;
                 dataplane.set_nodes(routes()?).await?;
-                Ok(dataplane.set_direct([1, 2].map(node_ip).into()).await?)
+                Ok(dataplane.set_direct([1, 2].map(|node| node_ip(node).into()).into()).await?)
             })?;
         }
         Ok(())

@@ -151,6 +151,7 @@ impl TestNode {
             node,
             node_ip: Ipv4Addr::LOCALHOST,
             local_pod_cidr: self.range,
+            family6: None,
             dns_ip: "10.96.0.10".parse().unwrap(),
             cluster_domain: "cluster.local".into(),
             run_dir,

@@ -152,13 +152,15 @@ fn condition(judgement: &Judgement) -> Value {
 }
 
 /// Writes the condition, unless it is there already; other conditions have other owners.
-async fn tell(client: &Client, node: &NodeName, wanted: &Value) {
+pub(super) async fn tell(client: &Client, node: &NodeName, wanted: &Value) {
     loop {
         match put(client, node, wanted).await {
             Ok(()) => return,
             // The node was removed; once it has registered again, the next look tells.
             Err(error) if error.is_not_found() => return,
-            Err(error) => tracing::debug!(%error, "the condition {CONDITION} is not written; trying again"),
+            Err(error) => {
+                tracing::debug!(%error, "the condition {} is not written; trying again", wanted["type"])
+            }
         }
         tokio::time::sleep(RETRY).await;
     }
@@ -169,7 +171,7 @@ async fn put(client: &Client, node: &NodeName, wanted: &Value) -> Result<(), Cli
     let found = client.get(&target).await?;
     let mut conditions =
         found.pointer("/status/conditions").and_then(Value::as_array).cloned().unwrap_or_default();
-    let at = conditions.iter().position(|c| c["type"] == CONDITION);
+    let at = conditions.iter().position(|c| c["type"] == wanted["type"]);
     let mut new = wanted.clone();
     let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     new["lastTransitionTime"] = Value::String(now);

@@ -1,6 +1,6 @@
 //! The other nodes: routes to their pods, and their addresses in the rules.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use minisvc_proto::{
     NodeName, Object, ObjectKey,
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     dataplane::Handle,
-    net::{Net, NodeRoute, Way, Ways},
+    net::{Net, NodeRoute, NodeRoute6, Way, Ways},
 };
 
 const RETRY: Duration = Duration::from_secs(1);
@@ -35,7 +35,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) {
     let mut events = Informer::spawn(client.clone(), Target::collection(&NODES, None), ListParams::default());
-    let ways = net.ways();
+    let ways = [net.ways(), net.ways6()];
     let mut nodes = Nodes { own, net, dataplane, ways, known: BTreeMap::new(), peers: Peers::default() };
     let mut applied: Option<BTreeMap<String, NodeRoute>> = None;
     let mut due: Option<Instant> = None;
@@ -49,7 +49,7 @@ pub async fn run(
                 // Only a panic ends an informer.
                 None => return,
             },
-            changed = nodes.ways.changed() => if changed.is_err() { return },
+            changed = changed(&mut nodes.ways) => if changed.is_err() { return },
             () = tokio::time::sleep(RETRY), if failed && !nodes.known.is_empty() => {}
             () = async { tokio::time::sleep_until(due.unwrap_or_else(Instant::now)).await }, if due.is_some() => {
                 to_tell = true;
@@ -92,11 +92,20 @@ pub async fn run(
     }
 }
 
+/// Waits for other ways, in either family.
+async fn changed([first, second]: &mut [watch::Receiver<Ways>; 2]) -> Result<(), watch::error::RecvError> {
+    tokio::select! {
+        changed = first.changed() => changed,
+        changed = second.changed() => changed,
+    }
+}
+
 struct Nodes {
     own: NodeName,
     net: Net,
     dataplane: Handle,
-    ways: watch::Receiver<Ways>,
+    /// By family.
+    ways: [watch::Receiver<Ways>; 2],
     known: BTreeMap<String, NodeRoute>,
     peers: Peers,
 }
@@ -112,11 +121,13 @@ impl Nodes {
     }
 
     async fn follow_ways(&mut self) -> Result<(), crate::nft::NftError> {
-        let ways = self.ways.borrow_and_update().clone();
-        self.peers.set(&ways);
-        let direct = ways.iter().filter(|(_, way)| **way == Way::Direct);
-        let direct = direct.filter_map(|(name, _)| Some(self.known.get(name)?.ip)).collect();
-        self.dataplane.set_direct(direct).await
+        let [first, second] = &mut self.ways;
+        let (first, second) = (first.borrow_and_update().clone(), second.borrow_and_update().clone());
+        self.peers.set(&first, &second);
+        let is_direct = |(name, way): (&String, &Way)| (*way == Way::Direct).then(|| self.known.get(name))?;
+        let direct = first.iter().filter_map(is_direct).map(|node| IpAddr::V4(node.ip));
+        let direct6 = second.iter().filter_map(is_direct).filter_map(|node| Some(node.family6?.ip.into()));
+        self.dataplane.set_direct(direct.chain(direct6).collect()).await
     }
 
     /// Writes the ways into the node's own object.
@@ -164,13 +175,17 @@ fn put(known: &mut BTreeMap<String, NodeRoute>, own: &str, event: InformerEvent)
 /// The way to a node's pods, once it has an address and a range.
 fn route(node: &Object, own: &str) -> Option<NodeRoute> {
     let addresses = node.pointer("/status/addresses")?.as_array()?;
-    let ip = addresses.iter().find(|a| a["type"] == "InternalIP")?.get("address")?.as_str()?;
+    let own_ips = addresses.iter().filter(|a| a["type"] == "InternalIP");
+    let ips: Vec<IpAddr> = own_ips.filter_map(|a| a["address"].as_str()?.parse().ok()).collect();
+    let ip = ips.iter().find_map(|ip| if let IpAddr::V4(ip) = ip { Some(*ip) } else { None })?;
+    let ip6 = ips.iter().find_map(|ip| if let IpAddr::V6(ip) = ip { Some(*ip) } else { None });
+    let pods6 = node.str_at("/spec/podCIDRs/1").and_then(|cidr| cidr.parse().ok());
     Some(NodeRoute {
         name: node.name().to_owned(),
-        ip: ip.parse().ok()?,
+        ip,
         pod_cidr: node.str_at("/spec/podCIDR")?.parse().ok()?,
         tunnels: sends_through_tunnel(node, own),
-        family6: None,
+        family6: ip6.zip(pods6).map(|(ip, pod_cidr)| NodeRoute6 { ip, pod_cidr }),
     })
 }
 
@@ -203,6 +218,20 @@ mod tests {
         put(&mut known, "own", changed(EventType::Modified, node("a", "")));
         put(&mut known, "own", changed(EventType::Deleted, node("b", "192.0.2.2")));
         assert!(known.is_empty());
+    }
+
+    #[test]
+    fn a_node_has_a_second_route_where_it_has_both_families() {
+        let mut both = node("a", "192.0.2.1");
+        both.spec_mut().insert("podCIDRs".into(), json!(["10.244.1.0/24", "fd00:1:0:1::/64"]));
+        assert_eq!(route(&both, "own").unwrap().family6, None);
+        let addresses = ["192.0.2.1", "2001:db8::1"].map(|ip| json!({"type": "InternalIP", "address": ip}));
+        both.status_mut().insert("addresses".into(), json!(addresses));
+        let family = route(&both, "own").unwrap().family6.unwrap();
+        assert_eq!(
+            (family.ip.to_string(), family.pod_cidr.to_string()),
+            ("2001:db8::1".into(), "fd00:1:0:1::/64".into())
+        );
     }
 
     #[test]

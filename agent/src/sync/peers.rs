@@ -29,10 +29,15 @@ pub struct Peers {
 }
 
 impl Peers {
-    /// These are the ways now.
-    pub fn set(&mut self, ways: &Ways) {
+    /// These are the ways now, of IPv4 and of IPv6.
+    pub fn set(&mut self, first: &Ways, second: &Ways) {
+        let mut ways = BTreeMap::clone(first);
+        for (name, way) in second.iter() {
+            // Of two, the one that takes more is told: a node that is reached through the tunnel in one family must open it.
+            ways.entry(name.clone()).and_modify(|told| *told = (*told).max(*way)).or_insert(*way);
+        }
         (self.wanted, self.count, self.is_known) =
-            (status(ways), u32::try_from(ways.len()).unwrap_or(u32::MAX), true);
+            (status(&ways), u32::try_from(ways.len()).unwrap_or(u32::MAX), true);
     }
 
     /// The node's object says this.
@@ -105,15 +110,19 @@ mod tests {
     fn what_is_said_is_said_once_and_taken_back() {
         let mut peers = Peers::default();
         assert_eq!(peers.news(), None);
-        peers.set(&ways([]));
+        peers.set(&ways([]), &ways([]));
         assert_eq!(peers.patch(), json!({"status": {"peers": {"direct": [], "vxlan": []}}}));
-        peers.set(&ways([("b".into(), Way::Direct), ("c".into(), Way::Unreachable)]));
+        peers.set(
+            &ways([("b".into(), Way::Direct), ("c".into(), Way::Unreachable)]),
+            &ways([("b".into(), Way::Direct)]),
+        );
         assert!(peers.news().is_some());
         let node = said(&peers.patch());
         assert_eq!(node.pointer("/status/peers/unreachable"), Some(&json!(["c"])));
         peers.told(&node);
         assert_eq!(peers.news(), None);
-        peers.set(&ways([("b".into(), Way::Direct), ("c".into(), Way::Vxlan)]));
+        let direct = ways([("b".into(), Way::Direct), ("c".into(), Way::Direct)]);
+        peers.set(&direct, &ways([("c".into(), Way::Vxlan)]));
         assert_eq!(
             peers.patch(),
             json!({"status": {"peers": {"direct": ["b"], "vxlan": ["c"], "unreachable": null}}})
@@ -129,9 +138,8 @@ mod tests {
     #[test]
     fn a_thousand_nodes_are_counted() {
         let mut peers = Peers::default();
-        peers.set(&ways(
-            (0..1000).map(|n| (format!("node-{n:04}"), if n < 3 { Way::Direct } else { Way::Vxlan })),
-        ));
+        let many = (0..1000).map(|n| (format!("node-{n:04}"), if n < 3 { Way::Direct } else { Way::Vxlan }));
+        peers.set(&ways(many), &ways([]));
         let node = said(&peers.patch());
         let names =
             |way: &str| node.pointer(&format!("/status/peers/{way}")).unwrap().as_array().unwrap().len();

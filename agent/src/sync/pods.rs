@@ -12,7 +12,7 @@ mod writer;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fs,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, RwLock},
 };
@@ -35,6 +35,7 @@ use self::{
     worker::Worker,
 };
 use super::{events::Recorder, readiness::Readiness};
+use crate::net::Family6;
 use crate::runtime::{ContainerState, PodRuntime, PodSetup, bin_dir};
 
 /// The part of [`Readiness`] that this loop answers for.
@@ -49,6 +50,8 @@ pub struct PodsConfig {
     pub node_ip: Ipv4Addr,
     /// The pods' addresses are from here.
     pub local_pod_cidr: Ipv4Net,
+    /// In a dual-stack cluster, where their second ones are from.
+    pub family6: Option<Family6>,
     /// Where pods ask for names.
     pub dns_ip: Ipv4Addr,
     /// The cluster's DNS zone.
@@ -59,6 +62,20 @@ pub struct PodsConfig {
     pub log_dir: PathBuf,
     /// The node's own resolv.conf, for pods with dnsPolicy Default.
     pub resolv_conf: PathBuf,
+}
+
+impl PodsConfig {
+    /// The addresses of the pod with this first one.
+    fn addresses(&self, first: Ipv4Addr) -> Vec<IpAddr> {
+        let second = self.family6.map(|family| IpAddr::V6(family.pod_address(first, self.local_pod_cidr)));
+        [Some(IpAddr::V4(first)), second].into_iter().flatten().collect()
+    }
+
+    /// The addresses of this node.
+    fn node_ips(&self) -> Vec<IpAddr> {
+        let second = self.family6.map(|family| IpAddr::V6(family.node_ip));
+        [Some(IpAddr::V4(self.node_ip)), second].into_iter().flatten().collect()
+    }
 }
 
 /// A pod as the agent's API needs it.
@@ -190,7 +207,7 @@ fn machine(config: &PodsConfig) -> Machine {
     let path = std::env::var("PATH").ok().filter(|p| !p.is_empty()).unwrap_or_else(|| default.into());
     Machine {
         node: config.node.as_str().to_owned(),
-        node_ip: config.node_ip,
+        node_ips: config.node_ips(),
         path: format!("{}:{path}", bin_dir(&config.run_dir).display()),
         own_uid: nix::unistd::geteuid().as_raw(),
         uids: parse_uid_map(&read("/proc/self/uid_map")),

@@ -1,8 +1,12 @@
 //! The node's own object: made at the first start, its addresses and system facts kept right afterwards.
 
-use std::{fs, io, net::Ipv4Addr, path::Path};
+use std::{
+    fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::Path,
+};
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use minisvc_proto::{
     NodeName, Object, ObjectKey,
     client::{Client, ClientError, ListParams, PatchKind},
@@ -41,14 +45,14 @@ impl Boot {
     }
 }
 
-/// Makes the Node if it is absent, writes its status, and returns its pod range. In a new life of the machine the node and its
+/// Makes the Node if it is absent, writes its status, and returns its parts of the pod ranges. In a new life of the machine the node and its
 /// pods are not ready, whatever stands on the server.
 pub async fn register(
     client: &Client,
     node: &NodeName,
-    ip: Ipv4Addr,
+    ips: (Ipv4Addr, Option<Ipv6Addr>),
     boot: &Boot,
-) -> Result<Ipv4Net, RegisterError> {
+) -> Result<(Ipv4Net, Option<Ipv6Net>), RegisterError> {
     let key = ObjectKey::cluster(&NODES, node.as_str());
     let target = Target::object(&key);
     let found = match client.get(&target).await {
@@ -60,7 +64,7 @@ pub async fn register(
         }
         Err(error) => return Err(error.into()),
     };
-    let mut status = facts(node, ip, boot);
+    let mut status = facts(node, ips, boot);
     if boot.is_new {
         status["conditions"] =
             json!([not_ready("AgentStarting", "The machine has started; its agent is starting")]);
@@ -70,7 +74,9 @@ pub async fn register(
         forget_readiness(client, node).await?;
     }
     let cidr = found.str_at("/spec/podCIDR").unwrap_or("");
-    cidr.parse().map_err(|_| RegisterError::NoPodCidr { node: node.clone(), found: cidr.to_owned() })
+    let first = cidr.parse();
+    let first = first.map_err(|_| RegisterError::NoPodCidr { node: node.clone(), found: cidr.to_owned() })?;
+    Ok((first, found.str_at("/spec/podCIDRs/1").and_then(|cidr| cidr.parse().ok())))
 }
 
 /// What ran on this machine before it started anew serves nobody.
@@ -156,14 +162,15 @@ fn memory_kib() -> u64 {
     line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse().ok()).unwrap_or(0)
 }
 
-fn facts(node: &NodeName, ip: Ipv4Addr, boot: &Boot) -> Value {
+fn facts(node: &NodeName, (first, second): (Ipv4Addr, Option<Ipv6Addr>), boot: &Boot) -> Value {
+    let ips = [Some(IpAddr::V4(first)), second.map(IpAddr::V6)].into_iter().flatten();
+    let mut addresses: Vec<Value> =
+        ips.map(|ip| json!({"type": "InternalIP", "address": ip.to_string()})).collect();
+    addresses.push(json!({"type": "Hostname", "address": node.as_str()}));
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let resources = json!({"cpu": cpus.to_string(), "memory": format!("{}Ki", memory_kib()), "pods": "250"});
     json!({
-        "addresses": [
-            {"type": "InternalIP", "address": ip.to_string()},
-            {"type": "Hostname", "address": node.as_str()},
-        ],
+        "addresses": addresses,
         "capacity": resources.clone(),
         "allocatable": resources,
         "daemonEndpoints": {"kubeletEndpoint": {"Port": crate::config::API_PORT}},

@@ -122,7 +122,7 @@ impl Node {
     async fn set_direct(&self, nodes: &[NodeRoute]) -> anyhow::Result<()> {
         let ways = self.net.ways().borrow().clone();
         let direct = nodes.iter().filter(|n| ways.get(&n.name) == Some(&Way::Direct)).map(|n| n.ip);
-        Ok(self.dataplane.set_direct(direct.collect()).await?)
+        Ok(self.dataplane.set_direct(direct.map(IpAddr::V4).collect()).await?)
     }
 }
 

@@ -1,6 +1,10 @@
 //! `agent`: runs this machine as a node.
 
-use std::{net::Ipv4Addr, path::PathBuf};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
+    str::FromStr,
+};
 
 use anyhow::bail;
 use clap::Args;
@@ -27,9 +31,10 @@ pub struct AgentArgs {
     /// Name of the node [default: the one that this machine joined as, else the host's name]
     #[arg(long, env = "MINISVC_NODE_NAME")]
     pub node_name: Option<NodeName>,
-    /// Address by which server and nodes reach this node [default: the one from which the server is reached]
-    #[arg(long, env = "MINISVC_NODE_IP")]
-    pub node_ip: Option<Ipv4Addr>,
+    /// Address by which server and nodes reach this node [default: the one from which the server is reached]; in a dual-stack
+    /// cluster two, IPV4,IPV6 [default: one that the same link has]
+    #[arg(long, env = "MINISVC_NODE_IP", value_name = "IP[,IPV6]")]
+    pub node_ip: Option<NodeIps>,
     /// What must survive a restart of the machine
     #[arg(long, env = "MINISVC_DATA_DIR", default_value = "/var/lib/minisvc/agent")]
     pub data_dir: PathBuf,
@@ -50,6 +55,31 @@ pub struct AgentArgs {
     pub manage_host_firewall: bool,
 }
 
+/// The addresses of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeIps {
+    first: Ipv4Addr,
+    second: Option<Ipv6Addr>,
+}
+
+impl FromStr for NodeIps {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || {
+            format!(
+                "\"{text}\" is no IPv4 address, with one of IPv6 after a comma or without; 192.0.2.10 or 192.0.2.10,2001:db8::10 would be right"
+            )
+        };
+        let (first, second) =
+            text.split_once(',').map_or((text, None), |(first, second)| (first, Some(second)));
+        Ok(NodeIps {
+            first: first.trim().parse().map_err(|_| wrong())?,
+            second: second.map(|second| second.trim().parse().map_err(|_| wrong())).transpose()?,
+        })
+    }
+}
+
 /// Runs until cancelled.
 pub async fn run(args: AgentArgs, stop: CancellationToken) -> anyhow::Result<()> {
     let token = match (args.token, args.token_file) {
@@ -64,7 +94,8 @@ pub async fn run(args: AgentArgs, stop: CancellationToken) -> anyhow::Result<()>
         server: args.server.map(|url| url.trim_end_matches('/').to_owned()),
         token,
         node_name: args.node_name,
-        node_ip: args.node_ip,
+        node_ip: args.node_ip.map(|ips| ips.first),
+        node_ip6: args.node_ip.and_then(|ips| ips.second),
         data_dir: args.data_dir,
         run_dir: args.run_dir,
         log_dir: args.log_dir,
@@ -79,5 +110,24 @@ pub async fn run(args: AgentArgs, stop: CancellationToken) -> anyhow::Result<()>
     tokio::select! {
         ended = manager.while_running(&stop, work) => Ok(ended?),
         never = manager.follow_node(node) => match never {},
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_has_one_address_or_one_of_each_family() {
+        let first = Ipv4Addr::new(192, 0, 2, 10);
+        assert_eq!("192.0.2.10".parse(), Ok(NodeIps { first, second: None }));
+        let second = Some("2001:db8::10".parse().unwrap());
+        assert_eq!("192.0.2.10,2001:db8::10".parse(), Ok(NodeIps { first, second }));
+        for bad in
+            ["", "2001:db8::10", "192.0.2.10,", "192.0.2.10,192.0.2.11", "2001:db8::10,192.0.2.10", "a"]
+        {
+            let said = bad.parse::<NodeIps>().unwrap_err();
+            assert!(said.contains("would be right"), "{bad}: {said}");
+        }
     }
 }

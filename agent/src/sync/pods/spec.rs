@@ -1,6 +1,10 @@
 //! From a Pod to what the runtime is told. Pure; what depends on the machine comes in as values.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+};
 
 use k8s_openapi::api::core::v1::{Container, EnvVar, Pod};
 
@@ -11,8 +15,8 @@ use crate::runtime::{ContainerSpec, SHARED_BIN, User};
 pub struct Machine {
     /// The node's name.
     pub node: String,
-    /// The node's address.
-    pub node_ip: Ipv4Addr,
+    /// The node's addresses, IPv4 first.
+    pub node_ips: Vec<IpAddr>,
     /// `PATH` of every container.
     pub path: String,
     /// The user that runs the agent.
@@ -54,7 +58,7 @@ pub fn parse_passwd(text: &str) -> BTreeMap<u32, (u32, String)> {
 pub fn container_spec(
     pod: &Pod,
     container: &Container,
-    ip: Ipv4Addr,
+    ips: &[IpAddr],
     attempt: u32,
     machine: &Machine,
 ) -> Result<ContainerSpec, String> {
@@ -72,12 +76,12 @@ pub fn container_spec(
         ("MINISVC_POD", name),
         ("MINISVC_NAMESPACE", pod.metadata.namespace.clone().unwrap_or_default()),
         ("MINISVC_NODE", machine.node.clone()),
-        ("MINISVC_POD_IP", ip.to_string()),
+        ("MINISVC_POD_IP", list(ips.get(..1).unwrap_or_default())),
     ]
     .map(|(k, v)| (k.to_owned(), v))
     .into();
     for variable in container.env.iter().flatten() {
-        let value = value(variable, pod, ip, machine, &env)?;
+        let value = value(variable, pod, ips, machine, &env)?;
         env.retain(|(k, _)| *k != variable.name);
         env.push((variable.name.clone(), value));
     }
@@ -149,7 +153,7 @@ fn user(pod: &Pod, container: &Container, machine: &Machine) -> Result<Option<Us
 fn value(
     variable: &EnvVar,
     pod: &Pod,
-    ip: Ipv4Addr,
+    ips: &[IpAddr],
     machine: &Machine,
     known: &[(String, String)],
 ) -> Result<String, String> {
@@ -177,10 +181,17 @@ fn value(
         "spec.serviceAccountName" => {
             pod.spec.as_ref().and_then(|s| s.service_account_name.clone()).unwrap_or_default()
         }
-        "status.podIP" | "status.podIPs" => ip.to_string(),
-        "status.hostIP" | "status.hostIPs" => machine.node_ip.to_string(),
+        "status.podIP" => list(ips.get(..1).unwrap_or_default()),
+        "status.podIPs" => list(ips),
+        "status.hostIP" => list(machine.node_ips.get(..1).unwrap_or_default()),
+        "status.hostIPs" => list(&machine.node_ips),
         _ => return Err(field(&format!("fieldRef.fieldPath: \"{path}\" cannot be had"))),
     })
+}
+
+/// Addresses as a variable has them, separated by commas. [pkg/fieldpath, ExtractFieldPathAsString; KEP-563]
+fn list(ips: &[IpAddr]) -> String {
+    ips.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
 /// Replaces `$(NAME)` by the variable's value; an unknown name stays as it is, and `$$` is a plain dollar.
@@ -208,11 +219,13 @@ fn expand(text: &str, known: &[(String, String)]) -> String {
 }
 
 /// The pod's /etc/hosts.
-pub fn hosts(pod: &Pod, ip: Ipv4Addr) -> String {
+pub fn hosts(pod: &Pod, ips: &[IpAddr]) -> String {
     let mut text = String::from(
         "# The pod's own, made by minisvc.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n",
     );
-    text.extend([&ip.to_string(), "\t", &hostname(pod), "\n"]);
+    for ip in ips {
+        text.extend([&ip.to_string(), "\t", &hostname(pod), "\n"]);
+    }
     for alias in pod.spec.iter().flat_map(|s| s.host_aliases.iter().flatten()) {
         text.extend([&alias.ip, "\t", &alias.hostnames.clone().unwrap_or_default().join(" "), "\n"]);
     }
@@ -262,16 +275,19 @@ pub fn resolv_conf(pod: &Pod, dns_ip: Ipv4Addr, zone: &str, machine: &str) -> St
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
     use serde_json::json;
 
     use super::*;
 
     const IP: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 7);
+    const IP6: Ipv6Addr = Ipv6Addr::new(0xfd00, 1, 0, 1, 0, 0, 0, 7);
 
     fn machine() -> Machine {
         Machine {
             node: "node-1".into(),
-            node_ip: Ipv4Addr::new(192, 0, 2, 1),
+            node_ips: vec![Ipv4Addr::new(192, 0, 2, 1).into()],
             path: "/run/bin:/bin".into(),
             own_uid: 0,
             uids: parse_uid_map("         0          0 4294967295\n"),
@@ -286,7 +302,7 @@ mod tests {
     }
 
     fn spec_of(pod: &Pod, machine: &Machine) -> Result<ContainerSpec, String> {
-        container_spec(pod, &pod.spec.as_ref().unwrap().containers[0], IP, 2, machine)
+        container_spec(pod, &pod.spec.as_ref().unwrap().containers[0], &[IP.into(), IP6.into()], 2, machine)
     }
 
     #[test]
@@ -296,6 +312,7 @@ mod tests {
             "env": [{"name": "WHO", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['app']"}}},
                     {"name": "GREETING", "value": "hello $(WHO) at $(IP)"},
                     {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+                    {"name": "IPS", "valueFrom": {"fieldRef": {"fieldPath": "status.podIPs"}}},
                     {"name": "PATH", "value": "/opt:$(PATH)"}]}]}),
         );
         let spec = spec_of(&pod, &machine()).unwrap();
@@ -306,6 +323,7 @@ mod tests {
             (env["IP"].as_str(), env["HOSTNAME"].as_str(), env["HOME"].as_str()),
             ("10.244.1.7", "web-1", "/")
         );
+        assert_eq!(env["IPS"], "10.244.1.7,fd00:1:0:1::7");
         assert_eq!((env["MINISVC_NODE"].as_str(), env["MINISVC_POD"].as_str()), ("node-1", "web-1"));
         assert_eq!((spec.attempt, spec.cwd, spec.user), (2, "/".into(), None));
     }
@@ -358,8 +376,8 @@ mod tests {
         let hosts = hosts(
             &pod(json!({"containers": [], "hostname": "own", "hostAliases": [{"ip": "192.0.2.9",
             "hostnames": ["a", "b"]}]})),
-            IP,
+            &[IP.into(), IP6.into()],
         );
-        assert!(hosts.ends_with("10.244.1.7\town\n192.0.2.9\ta b\n"), "{hosts}");
+        assert!(hosts.ends_with("10.244.1.7\town\nfd00:1:0:1::7\town\n192.0.2.9\ta b\n"), "{hosts}");
     }
 }

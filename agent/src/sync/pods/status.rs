@@ -1,6 +1,6 @@
 //! A pod's status, from what its containers do. Pure.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use jiff::Timestamp;
 use minisvc_proto::Object;
@@ -24,10 +24,10 @@ pub struct Seen<'a> {
     pub ready: &'a BTreeMap<String, bool>,
     /// Why a container waits, other than for its next try: reason and message.
     pub waiting: &'a BTreeMap<String, (&'static str, String)>,
-    /// The pod's address, while it has one.
-    pub ip: Option<Ipv4Addr>,
-    /// The node's address.
-    pub node_ip: Ipv4Addr,
+    /// The pod's addresses, while it has any; IPv4 first.
+    pub ips: &'a [IpAddr],
+    /// The node's addresses, IPv4 first.
+    pub node_ips: &'a [IpAddr],
 }
 
 /// How an end is called.
@@ -162,16 +162,21 @@ pub fn render(seen: &Seen<'_>) -> Value {
             condition("ContainersReady", ready, reason, &message),
             condition("Ready", ready, reason, &message),
         ],
-        "hostIP": seen.node_ip.to_string(),
-        "hostIPs": [{"ip": seen.node_ip.to_string()}],
+        "hostIP": seen.node_ips.first().map(ToString::to_string),
+        "hostIPs": list(seen.node_ips),
         "containerStatuses": statuses,
         "qosClass": qos_class(seen.pod),
     });
-    if let Some(ip) = seen.ip {
+    if let Some(ip) = seen.ips.first() {
         status["podIP"] = ip.to_string().into();
-        status["podIPs"] = json!([{"ip": ip.to_string()}]);
+        status["podIPs"] = list(seen.ips);
     }
     status
+}
+
+/// `podIPs` and `hostIPs`.
+fn list(ips: &[IpAddr]) -> Value {
+    ips.iter().map(|ip| json!({"ip": ip.to_string()})).collect()
 }
 
 /// Guaranteed, Burstable or BestEffort, by what the containers ask for.

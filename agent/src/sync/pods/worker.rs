@@ -419,7 +419,7 @@ impl<R: PodRuntime, N: PodNetwork> Worker<R, N> {
             name: self.name.clone(),
             hostname: spec::hostname(&self.pod),
             ip,
-            hosts: spec::hosts(&self.pod, ip),
+            hosts: spec::hosts(&self.pod, &config.addresses(ip)),
             resolv_conf: spec::resolv_conf(&self.pod, config.dns_ip, &config.cluster_domain, &machine),
             log_dir: self.log_dir(),
             log_limit: LOG_LIMIT,
@@ -444,7 +444,13 @@ impl<R: PodRuntime, N: PodNetwork> Worker<R, N> {
         let (Some(container), Some(ip)) = (container, self.ip) else {
             return Err(format!("container {name} is not in the pod any more"));
         };
-        let spec = match spec::container_spec(&self.pod, container, ip, attempt, &shared.machine) {
+        let spec = match spec::container_spec(
+            &self.pod,
+            container,
+            &shared.config.addresses(ip),
+            attempt,
+            &shared.machine,
+        ) {
             Ok(spec) => spec,
             Err(why) => {
                 self.event(Severity::Warning, "Failed", format!("container {name}: {why}"));
@@ -498,8 +504,8 @@ impl<R: PodRuntime, N: PodNetwork> Worker<R, N> {
             containers: &self.containers,
             ready: &self.ready,
             waiting: &self.waiting,
-            ip: self.ip,
-            node_ip: self.shared.config.node_ip,
+            ips: &self.ip.map(|ip| self.shared.config.addresses(ip)).unwrap_or_default(),
+            node_ips: &self.shared.machine.node_ips,
         });
         self.want.send_if_modified(|want| {
             let news = want.as_ref() != Some(&status);

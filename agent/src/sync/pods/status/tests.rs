@@ -30,8 +30,8 @@ fn status(pod: &Object, restart: RestartPolicy, state: Option<ContainerState>, r
         containers: &containers,
         ready: &BTreeMap::from([("c".to_owned(), ready)]),
         waiting: &BTreeMap::new(),
-        ip: Some(Ipv4Addr::new(10, 244, 1, 2)),
-        node_ip: Ipv4Addr::new(192, 0, 2, 1),
+        ips: &["10.244.1.2", "fd00:1::2"].map(|ip| ip.parse().unwrap()),
+        node_ips: &["192.0.2.1", "2001:db8::1"].map(|ip| ip.parse().unwrap()),
     })
 }
 
@@ -79,7 +79,9 @@ fn details_are_those_of_kubernetes() {
     let killed = Exit { code: 137, signal: Some(9), ..exit(0) };
     let status = status(&pod(), RestartPolicy::Always, Some(running(3, Some(killed))), true);
     assert_eq!((&status["podIP"], &status["podIPs"][0]["ip"]), (&"10.244.1.2".into(), &"10.244.1.2".into()));
+    assert_eq!(status["podIPs"][1]["ip"], "fd00:1::2");
     assert_eq!(status["hostIP"], "192.0.2.1");
+    assert_eq!(status["hostIPs"][1]["ip"], "2001:db8::1");
     assert_eq!(status["qosClass"], "BestEffort");
     let container = &status["containerStatuses"][0];
     assert_eq!(container["containerID"], "minisvc://u1/c/3");
