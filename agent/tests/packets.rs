@@ -10,6 +10,8 @@ mod echo;
 mod golden;
 #[path = "packets/tunnel.rs"]
 mod tunnel;
+#[path = "packets/walk.rs"]
+mod walk;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

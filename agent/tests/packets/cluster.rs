@@ -296,6 +296,19 @@ impl Cluster {
         Ok(())
     }
 
+    /// A new agent on one node; the next [`Cluster::program`] must bring all services.
+    pub fn restart_agent(&mut self, n: u8) -> anyhow::Result<()> {
+        let node = &mut self.nodes[usize::from(n) - 1];
+        (node.net, node.dataplane) = node.namespace.block_on(async || start(n, node.ip).await)?;
+        Ok(())
+    }
+
+    /// Programs what one node makes of services.
+    pub fn program(&self, n: u8, touched: &[(ServiceKey, Option<ServicePlan>)]) -> anyhow::Result<()> {
+        let node = self.on(n);
+        node.namespace.block_on(async || Ok(node.dataplane.apply(touched.to_vec()).await?))
+    }
+
     pub fn set_nodes(&self, node: u8, nodes: &[u8]) -> anyhow::Result<()> {
         self.on(node).tell(&self.routes(nodes))
     }
