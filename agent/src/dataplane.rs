@@ -1,5 +1,7 @@
 //! The kernel's rules on a thread of their own, fed through a channel.
 
+mod source;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
@@ -19,9 +21,13 @@ use crate::{
     net::{Family6, tunnel_address, tunnel_address6},
     nft::{Change, Nft, NftError, Settled, Static},
     plan::{
-        Changes, Elements, Families, Family, Key, Ruleset, ServiceKey, ServicePlan, UdpAddress, Value, diff,
+        Changes, Elements, Families, Family, Key, Op, Ruleset, ServiceKey, ServicePlan, UdpAddress, Value,
+        diff,
     },
+    source::{Entry, Keep},
 };
+use source::Entries;
+pub use source::Returns;
 
 /// What the dataplane must know before the first service.
 #[derive(Clone, Debug)]
@@ -74,6 +80,8 @@ enum Command {
     Apply(Touched, Reply),
     Nodes(Vec<NodeRoute>, Reply),
     Direct(BTreeSet<IpAddr>, Reply),
+    Entries(BTreeSet<Entry>, Reply),
+    Kept(BTreeSet<Keep>, Reply),
 }
 
 /// How often the kernel is asked whether somebody else changed rulesets: our table is back within a second.
@@ -91,6 +99,7 @@ pub struct Handle {
     commands: mpsc::Sender<Command>,
     notices: broadcast::Sender<Notice>,
     others: watch::Receiver<u64>,
+    returns: Returns,
 }
 
 impl Dataplane {
@@ -108,6 +117,7 @@ impl Dataplane {
         let (commands, receiver) = mpsc::channel();
         let (notices, _) = broadcast::channel(NOTICES);
         let (changed, others) = watch::channel(0);
+        let (entries, returns) = Entries::new(&mut nft, config.node_ip)?;
         let worker = Worker {
             nft,
             conntrack,
@@ -123,6 +133,8 @@ impl Dataplane {
             node_port_range: config.node_port_range,
             nodes: None,
             direct: None,
+            entries,
+            kept: None,
             waiting: Vec::new(),
             rules: Families { v4: Ruleset::default(), v6: config.family6.map(|_| Ruleset::default()) },
             state: State::New,
@@ -136,7 +148,7 @@ impl Dataplane {
                 errno: Errno::from_raw(e.raw_os_error().unwrap_or(0)),
             },
         )?;
-        Ok(Handle { commands, notices, others })
+        Ok(Handle { commands, notices, others, returns })
     }
 }
 
@@ -156,6 +168,24 @@ impl Handle {
     /// [`Handle::set_nodes`] does.
     pub async fn set_direct(&self, nodes: BTreeSet<IpAddr>) -> Result<(), NftError> {
         self.ask(|reply| Command::Direct(nodes, reply)).await
+    }
+
+    /// Tells through which nodes connections enter that are served here: their answers go back through them, whatever their source. Those
+    /// of a node that is not told, or of a kernel of which [`Handle::returns`] says no, are answered directly. Returns as
+    /// [`Handle::set_nodes`] does.
+    pub async fn set_entries(&self, entries: BTreeSet<Entry>) -> Result<(), NftError> {
+        self.ask(|reply| Command::Entries(entries, reply)).await
+    }
+
+    /// Tells which nodes' pods see the sources of what enters here; towards others they are masqueraded. Returns as
+    /// [`Handle::set_nodes`] does.
+    pub async fn set_kept(&self, nodes: BTreeSet<Keep>) -> Result<(), NftError> {
+        self.ask(|reply| Command::Kept(nodes, reply)).await
+    }
+
+    /// Whether this node can send answers back through other nodes.
+    pub fn returns(&self) -> Returns {
+        self.returns
     }
 
     /// What an administrator should hear of, from now on.
@@ -196,6 +226,9 @@ struct Worker {
     nodes: Option<BTreeSet<IpAddr>>,
     /// As `nodes`.
     direct: Option<BTreeSet<IpAddr>>,
+    entries: Entries,
+    /// As `nodes`.
+    kept: Option<Elements>,
     /// Who told of nodes before there were rules.
     waiting: Vec<Reply>,
     rules: Families<Ruleset>,
@@ -217,6 +250,8 @@ impl Worker {
                         Command::Apply(touched, reply) => (self.apply(&touched), reply),
                         Command::Nodes(nodes, reply) => (self.set_nodes(&nodes), reply),
                         Command::Direct(nodes, reply) => (self.set_direct(&nodes), reply),
+                        Command::Entries(entries, reply) => (self.set_entries(&entries), reply),
+                        Command::Kept(nodes, reply) => (self.set_kept(&nodes), reply),
                     };
                     // A caller that has gone away needs no answer.
                     if self.state == State::New && result.is_ok() {
@@ -260,6 +295,7 @@ impl Worker {
             self.nodes.get_or_insert_with(|| nodes.chain(own.clone()).collect());
             let direct = keys().filter_map(|k| if let Key::Direct(ip) = k { Some(*ip) } else { None });
             self.direct.get_or_insert_with(|| direct.chain(own).collect());
+            self.adopt_source(&kernel.v4);
             self.plan(touched);
             self.state = State::Unknown;
             self.settle()?;
@@ -330,13 +366,15 @@ impl Worker {
         wanted: &BTreeSet<IpAddr>,
         key: fn(IpAddr) -> Key,
     ) -> Result<(), NftError> {
+        self.change(|family| diff(&present(before, family, key), &present(wanted, family, key)))
+    }
+
+    /// Changes elements that are not of services.
+    fn change(&mut self, ops: impl Fn(Family) -> Vec<Op>) -> Result<(), NftError> {
         match self.state {
             State::New => Ok(()),
             State::Settled => {
-                let change = |family, _: &Ruleset| Change {
-                    ops: diff(&present(before, family, key), &present(wanted, family, key)),
-                    forgotten: BTreeSet::new(),
-                };
+                let change = |family, _: &Ruleset| Change { ops: ops(family), forgotten: BTreeSet::new() };
                 self.nft.apply(&self.rules.map(change)).or_else(|error| {
                     tracing::warn!(%error, "a change was refused; comparing with the kernel");
                     self.state = State::Unknown;
@@ -352,7 +390,7 @@ impl Worker {
         match self.state {
             State::New => Ok(()),
             State::Settled if self.nft.generation()? == self.expected.wrapping_add(self.nft.commits()) => {
-                Ok(())
+                self.follow_tunnel()
             }
             State::Settled | State::Unknown => self.repair(),
         }
@@ -374,16 +412,20 @@ impl Worker {
         // Taken before the comparison: a change that comes while we compare is looked at again.
         let generation = self.nft.generation()?;
         self.expected = generation.wrapping_sub(self.nft.commits());
-        let wanted = self.rules.map(|family, rules| {
+        let mut wanted = self.rules.map(|family, rules| {
             let mut wanted = rules.elements();
             wanted.extend(self.nodes.iter().flat_map(|ips| present(ips, family, Key::Node)));
             wanted.extend(self.direct.iter().flat_map(|ips| present(ips, family, Key::Direct)));
             wanted
         });
+        wanted.v4.extend(self.entries.elements.clone().unwrap_or_default());
+        wanted.v4.extend(self.kept.clone().unwrap_or_default());
+        // What leads to an entry comes after it.
+        let returning = self.settle_egress()?;
         let how = self.nft.settle(&self.fixed, &wanted)?;
         self.state = State::Settled;
         self.clean_udp(None);
-        Ok(how)
+        Ok(if how == Settled::AsWanted { returning } else { how })
     }
 
     /// Deletes UDP flows that lead to where they should not; of all addresses, or of some.

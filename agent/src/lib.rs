@@ -24,6 +24,7 @@ pub mod relay;
 pub mod run;
 #[cfg(target_os = "linux")]
 pub mod runtime;
+pub mod source;
 pub mod sync;
 #[cfg(target_os = "linux")]
 pub mod sys;

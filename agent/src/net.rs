@@ -14,6 +14,7 @@ mod pod;
 mod routes;
 mod sysctl;
 mod tunnel;
+mod way_back;
 mod worker;
 
 use std::{
@@ -29,6 +30,8 @@ use ipnet::{IpNet, Ipv4Net};
 use nix::errno::Errno;
 use sha2::{Digest, Sha256};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+use crate::source::Mac;
 
 pub use address6::address6;
 pub use family6::{Family6, NodeRoute6, tunnel_address6};
@@ -110,10 +113,17 @@ pub fn tunnel_address(pod_cidr: Ipv4Net) -> Ipv4Addr {
     pod_cidr.network()
 }
 
-/// The link of this machine that has an address.
-fn link_name(ip: Ipv4Addr) -> Option<String> {
-    let mut all = nix::ifaddrs::getifaddrs().ok()?;
-    all.find(|a| a.address.and_then(|s| Some(s.as_sockaddr_in()?.ip())) == Some(ip)).map(|a| a.interface_name)
+/// The link address of a node in the tunnel.
+pub fn tunnel_mac(node_ip: Ipv4Addr) -> Mac {
+    tunnel::mac(node_ip)
+}
+
+/// The Ethernet address of the link that has an address of this machine.
+pub fn mac_of(ip: Ipv4Addr) -> Option<Mac> {
+    let (name, _) = link_of(ip)?;
+    let all = nix::ifaddrs::getifaddrs().ok()?;
+    let mut macs = all.filter(|a| a.interface_name == name).filter_map(|a| a.address?.as_link_addr()?.addr());
+    macs.find(|mac| *mac != [0; 6])
 }
 
 /// How another node's pods are reached.
@@ -129,6 +139,14 @@ pub enum Way {
 
 /// The ways to all other nodes, by name.
 pub type Ways = Arc<BTreeMap<String, Way>>;
+
+/// The link of this machine that has an address, with its index.
+pub fn link_of(ip: Ipv4Addr) -> Option<(String, u32)> {
+    let mut all = nix::ifaddrs::getifaddrs().ok()?;
+    let found = all.find(|a| a.address.and_then(|s| Some(s.as_sockaddr_in()?.ip())) == Some(ip))?;
+    let index = nix::net::if_::if_nametoindex(found.interface_name.as_str()).ok()?;
+    Some((found.interface_name, index))
+}
 
 /// The host side of a pod's link: `vp` and twelve hex digits.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

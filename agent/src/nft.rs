@@ -2,6 +2,7 @@
 
 mod batch;
 mod class;
+mod egress;
 mod expr;
 mod family;
 mod gateway;
@@ -22,6 +23,7 @@ use crate::{
 };
 use batch::{Batch, ELEMENTS_PER_MESSAGE, Element, Hook, MapSpec};
 use class::{Class, Classes};
+pub use egress::{Entries, Links};
 use family::Addresses;
 use wire::Client;
 
@@ -124,7 +126,7 @@ impl Nft {
         let lacking =
             |feature: &str, module: &str| format!("use {feature}: this kernel lacks {module}; {who}");
         batch.map("probe", &MapSpec::dynamic(&[19], &[19], 16));
-        let hook = Hook { number: Hook::PREROUTING, priority: -100, kind: "nat" };
+        let hook = Hook::new(Hook::PREROUTING, -100, "nat");
         batch.chain("probe", Some(hook));
         rules::ranges_of_sources(&mut batch);
         for (feature, module, fill) in rules::features(family) {

@@ -26,7 +26,7 @@ use crate::{
     doctor::{self, ObserveError, Ranges, Taken},
     firewall::{Foreign, Ours},
     identity::{self, IdentityError, Membership, renewal},
-    net::{Family6, Net, NetConfig, NetError},
+    net::{self, Family6, Net, NetConfig, NetError},
     nft::NftError,
     plan::Viewpoint,
     runtime::{LocalRuntime, RuntimeConfig, RuntimeError},
@@ -261,7 +261,7 @@ pub async fn run(
         shutdown.clone(),
     );
     parts.spawn(part("routes", Box::pin(routes)));
-    if let Some(uplink) = firewall::link_of(node_ip) {
+    if let Some(uplink) = net::link_of(node_ip) {
         let server = member.kubeconfig.server().ok().and_then(firewall::address_in);
         let ours = Ours {
             node_ip,

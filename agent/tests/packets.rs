@@ -8,6 +8,8 @@ mod cluster;
 mod echo;
 #[path = "packets/golden.rs"]
 mod golden;
+#[path = "packets/source.rs"]
+mod source;
 #[path = "packets/tunnel.rs"]
 mod tunnel;
 #[path = "packets/walk.rs"]

@@ -19,9 +19,10 @@ use super::{Machine, Ranges, Taken, observe, owners, taken};
 use crate::{
     firewall::{Foreign, Judgement, Ours, judge},
     identity::Stored,
+    net::link_of,
     nft::Nft,
     plan::Family,
-    sync::firewall::{address_in, link_of},
+    sync::firewall::address_in,
 };
 
 /// What somebody wants to know about.

@@ -47,7 +47,7 @@ pub async fn address6(first: Ipv4Addr, asked: Option<Ipv6Addr>) -> Result<Ipv6Ad
             Some(best) if !best.tentative => break best.ip,
             Some(_) if Instant::now() < end => tokio::time::sleep(LOOK_AGAIN).await,
             _ => {
-                let link = super::link_name(first).unwrap_or_default();
+                let link = super::link_of(first).map(|(name, _)| name).unwrap_or_default();
                 return Err(asked.map_or(NetError::NoAddress6(link), |ip| NetError::NoNodeLink(ip.into())));
             }
         }

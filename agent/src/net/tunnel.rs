@@ -24,18 +24,17 @@ use super::{
     kernel::{Link, Netlink, Refused, errno, local},
     links,
     pod::host_address,
-    sysctl, tunnel_address,
+    sysctl, tunnel_address, way_back,
 };
+use crate::source::Mac;
 
 /// The network inside the tunnel; other VXLANs of the machine have other numbers.
 const VNI: u32 = 173;
 /// What VXLAN puts before a packet: Ethernet, VXLAN, UDP and IPv4 headers.
 const OVERHEAD: u32 = 14 + 8 + 8 + 20;
 
-type Mac = [u8; 6];
-
 /// A node's address on the tunnel's Ethernet; locally administered, and unlike those of pods.
-fn mac(node_ip: Ipv4Addr) -> Mac {
+pub(super) fn mac(node_ip: Ipv4Addr) -> Mac {
     let [a, b, c, d] = node_ip.octets();
     [0x06, 0x6d, a, b, c, d]
 }
@@ -44,6 +43,7 @@ fn mac(node_ip: Ipv4Addr) -> Mac {
 #[derive(Debug)]
 pub(super) struct Tunnel {
     pub(super) link: u32,
+    own: Mac,
     /// MACs by addresses inside the tunnel, of both families.
     neighbours: BTreeMap<IpAddr, Mac>,
     /// Nodes' addresses by MACs.
@@ -101,10 +101,18 @@ impl Tunnel {
         let second = config.family6.map(|family| tunnel_address6(family.local_pod_cidr).into());
         let wanted = [Some(tunnel_address(config.local_pod_cidr).into()), second];
         addresses(netlink, link.index, &wanted.into_iter().flatten().collect()).await?;
-        let mut tunnel =
-            Tunnel { link: link.index, neighbours: BTreeMap::new(), forwarding: BTreeMap::new() };
+        let mut tunnel = Tunnel {
+            link: link.index,
+            own: mac(config.node_ip),
+            neighbours: BTreeMap::new(),
+            forwarding: BTreeMap::new(),
+        };
         tunnel.read(netlink, config.family6.is_some()).await?;
         Ok(Some(tunnel))
+    }
+
+    pub(super) fn as_link(&self) -> Link {
+        Link { index: self.link, name: TUNNEL.to_owned(), mac: self.own.to_vec(), ..Link::default() }
     }
 
     /// Takes the link away, with all routes over it.
@@ -120,7 +128,12 @@ impl Tunnel {
         if find(netlink).await?.is_none_or(|message| message.header.index != self.link) {
             return Ok(vec![format!("link {TUNNEL}")]);
         }
-        let mut now = Tunnel { link: self.link, neighbours: BTreeMap::new(), forwarding: BTreeMap::new() };
+        let mut now = Tunnel {
+            link: self.link,
+            own: self.own,
+            neighbours: BTreeMap::new(),
+            forwarding: BTreeMap::new(),
+        };
         now.read(netlink, self.neighbours.keys().any(IpAddr::is_ipv6)).await?;
         let neighbours = self.neighbours.iter().filter(|(ip, mac)| now.neighbours.get(ip) != Some(mac));
         let entries = self.forwarding.iter().filter(|(mac, ip)| now.forwarding.get(*mac) != Some(ip));
@@ -139,6 +152,7 @@ impl Tunnel {
                     (AddressFamily::Bridge, (Some(IpAddr::V4(ip)), mac)) => {
                         let _ = self.forwarding.insert(mac, ip);
                     }
+                    (AddressFamily::Inet, (Some(IpAddr::V4(way_back::GATEWAY)), _)) => {}
                     (AddressFamily::Inet | AddressFamily::Inet6, (Some(ip), mac))
                         if message.header.state == NeighbourState::Permanent =>
                     {
@@ -196,8 +210,7 @@ impl Tunnel {
             self.forwarding.insert(mac, ip);
         }
         if self.neighbours.get(&inside) != Some(&mac) {
-            let link = Link { index: self.link, name: TUNNEL.to_owned(), ..Link::default() };
-            links::neighbour(netlink, &link, inside, &mac).await?;
+            links::neighbour(netlink, &self.as_link(), inside, &mac).await?;
             self.neighbours.insert(inside, mac);
         }
         Ok(())

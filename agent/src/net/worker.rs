@@ -33,7 +33,9 @@ use super::{
     routes::{self, Route, Way},
     sysctl,
     tunnel::Tunnel,
+    way_back,
 };
+use crate::source;
 
 /// Index of `lo` in every namespace.
 const LO: u32 = 1;
@@ -109,6 +111,7 @@ impl Changes {
             MulticastGroup::Neigh,
             MulticastGroup::Ipv4Ifaddr,
             MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv4Rule,
         ];
         if both {
             groups.extend([MulticastGroup::Ipv6Ifaddr, MulticastGroup::Ipv6Route]);
@@ -230,6 +233,9 @@ impl Worker {
             }
         }
         worker.dns_addresses().await?;
+        if let Err(error) = worker.ways_back().await {
+            tracing::warn!(%error, "answers do not go back through the node that a connection came by");
+        }
         let wanted = worker.own_routes();
         for found in worker.routes().await? {
             // Routes to nodes and pods wait for their owners to say what is right.
@@ -297,6 +303,11 @@ impl Worker {
         [Some(IpNet::V4(self.config.local_pod_cidr.trunc())), second].into_iter().flatten().collect()
     }
 
+    /// The way back by the node's own link; that through the tunnel comes with it. Returns whether it was missing.
+    async fn ways_back(&self) -> Result<bool, NetError> {
+        way_back::put(&self.netlink, source::Way::Uplink, &self.node_link).await
+    }
+
     fn own_routes(&self) -> Vec<Route> {
         // A packet that no rule translates ends on lo; without a route the kernel would not even ask the rules.
         let services = Way::Link { link: LO, source: self.config.node_ip.into() };
@@ -360,8 +371,9 @@ impl Worker {
             }
             RouteNetlinkMessage::DelNeighbour(entry) => {
                 let index = entry.header.ifindex;
-                (Some(index) == tunnel || is_pods(index), false)
+                (Some(index) == tunnel || is_pods(index) || way_back::is_gateway(entry), false)
             }
+            RouteNetlinkMessage::DelRule(rule) => (way_back::is_ours(rule), false),
             RouteNetlinkMessage::DelAddress(_) => (true, false),
             RouteNetlinkMessage::NewRoute(route) => (false, !ours(route.header.protocol)),
             RouteNetlinkMessage::DelRoute(route) => {

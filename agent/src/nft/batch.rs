@@ -4,7 +4,7 @@ use super::{
     NftError, TABLE,
     expr::Expressions,
     family::Layout,
-    rules::{MARK, size},
+    rules::{MARK, ZONE, size},
 };
 use crate::{
     plan::Family,
@@ -22,6 +22,8 @@ const END: u16 = 0x11;
 const FRAME: usize = 64;
 /// `nfgenmsg` of the messages around: the subsystem they are for.
 const SUBSYSTEM: [u8; 4] = [0, 0, 0, 10];
+/// `NFPROTO_NETDEV`: packets of a link, whatever they are.
+pub(super) const NETDEV: u8 = 5;
 
 struct Message {
     kind: u16,
@@ -34,6 +36,8 @@ struct Message {
 pub(super) struct Batch {
     /// Of the messages that come next.
     layout: &'static Layout,
+    /// `NFPROTO_*` where the table is of no family of addresses.
+    netdev: bool,
     table: &'static str,
     messages: Vec<Message>,
     /// Rules written so far.
@@ -42,18 +46,28 @@ pub(super) struct Batch {
 
 /// Where a base chain hooks in.
 #[derive(Clone, Copy)]
-pub(super) struct Hook {
+pub(super) struct Hook<'d> {
     pub(super) number: u32,
     pub(super) priority: i32,
     pub(super) kind: &'static str,
+    /// For hooks of a link.
+    pub(super) device: Option<&'d str>,
 }
 
-impl Hook {
+impl Hook<'static> {
+    pub(super) fn new(number: u32, priority: i32, kind: &'static str) -> Self {
+        Hook { number, priority, kind, device: None }
+    }
+}
+
+impl Hook<'_> {
     pub(super) const PREROUTING: u32 = 0;
     pub(super) const INPUT: u32 = 1;
     pub(super) const FORWARD: u32 = 2;
     pub(super) const OUTPUT: u32 = 3;
     pub(super) const POSTROUTING: u32 = 4;
+    /// Of a link.
+    pub(super) const EGRESS: u32 = 1;
 }
 
 /// Shape of a set or map.
@@ -63,11 +77,13 @@ pub(super) struct MapSpec<'s> {
     data: Option<&'s [u32]>,
     most: Option<u32>,
     ranges: bool,
+    /// What `nft` shows of types that have no name: user data of the set.
+    shown: &'s [u8],
 }
 
 impl<'s> MapSpec<'s> {
     pub(super) fn set(key: &'s [u32]) -> Self {
-        MapSpec { key, data: None, most: None, ranges: false }
+        MapSpec { key, data: None, most: None, ranges: false, shown: &[] }
     }
     /// A set of ranges, from one key to another.
     pub(super) fn ranges(key: &'s [u32]) -> Self {
@@ -75,6 +91,9 @@ impl<'s> MapSpec<'s> {
     }
     pub(super) fn data(key: &'s [u32], data: &'s [u32]) -> Self {
         MapSpec { data: Some(data), ..Self::set(key) }
+    }
+    pub(super) fn shown(self, shown: &'s [u8]) -> Self {
+        MapSpec { shown, ..self }
     }
     /// Rules add elements, each with its time.
     pub(super) fn dynamic(key: &'s [u32], data: &'s [u32], most: u32) -> Self {
@@ -103,7 +122,12 @@ impl Batch {
 
     /// For another table than ours.
     pub(super) fn on(table: &'static str) -> Self {
-        Batch { layout: Layout::of(Family::V4), table, messages: Vec::new(), rules: 0 }
+        Batch { layout: Layout::of(Family::V4), netdev: false, table, messages: Vec::new(), rules: 0 }
+    }
+
+    /// For the table of links' packets.
+    pub(super) fn netdev(table: &'static str) -> Self {
+        Batch { netdev: true, ..Self::on(table) }
     }
 
     /// What comes next is for this family's table.
@@ -122,7 +146,8 @@ impl Batch {
 
     /// One nf_tables message: number, extra flags, what it is for error messages, and the attributes behind the table's name.
     pub(super) fn push(&mut self, kind: u16, flags: u16, what: String, fill: impl FnOnce(&mut Vec<u8>)) {
-        let mut body = vec![self.layout.number as u8, 0, 0, 0];
+        let family = if self.netdev { NETDEV } else { self.layout.number as u8 };
+        let mut body = vec![family, 0, 0, 0];
         text(&mut body, 1, self.table);
         fill(&mut body);
         self.messages.push(Message { kind: (10 << 8) | kind, flags: flags | REQUEST, what, body });
@@ -138,13 +163,16 @@ impl Batch {
         });
     }
 
-    pub(super) fn chain(&mut self, name: &str, hook: Option<Hook>) {
+    pub(super) fn chain(&mut self, name: &str, hook: Option<Hook<'_>>) {
         self.push(3, 0x400, format!("add chain {name}"), |v| {
             text(v, 3, name);
             if let Some(hook) = hook {
                 nest(v, 4, |v| {
                     u32be(v, 1, hook.number);
                     u32be(v, 2, hook.priority.cast_unsigned());
+                    if let Some(device) = hook.device {
+                        text(v, 3, device);
+                    }
                 });
                 text(v, 7, hook.kind);
             }
@@ -168,7 +196,7 @@ impl Batch {
                 Some([]) => u32be(v, 6, 0xffff_ff00),
                 Some(fields) => {
                     u32be(v, 6, type_of(fields));
-                    u32be(v, 7, length(fields));
+                    u32be(v, 7, if let [field] = fields { size(*field) } else { length(fields) });
                 }
                 None => {}
             }
@@ -185,11 +213,12 @@ impl Batch {
             u32be(v, 10, set_id);
             // `nft` shows marks as numbers of this machine only if it is told to.
             let order = |what: u8, kind: u32| {
-                let host_endian = if kind == MARK { 1u32 } else { 2 };
+                let host_endian = if [MARK, ZONE].contains(&kind) { 1u32 } else { 2 };
                 [&[what, 4][..], &host_endian.to_ne_bytes()].concat()
             };
             let mut user_data = order(0, spec.key[0]);
             user_data.extend(spec.data.and_then(|d| d.first()).map(|d| order(1, *d)).unwrap_or_default());
+            user_data.extend(spec.shown);
             attr(v, 13, &user_data);
         });
     }

@@ -23,6 +23,12 @@ const RESULT: u32 = R + 8;
 /// For constants.
 const CONSTANT: u32 = R + 15;
 const META_MARK: u32 = 3;
+const CT_MARK: u32 = 3;
+const CT_ZONE: u32 = 17;
+/// States of packets that belong to a connection: established and related.
+const KNOWN_STATES: u32 = 0x06;
+const NEW_STATE: u32 = 0x08;
+const UNTRACKED_STATE: u32 = 0x40;
 const DNAT_STATUS: u32 = 0x20;
 const INVALID_STATE: u32 = 1;
 /// `NF_NAT_RANGE_PROTO_RANDOM_FULLY`: two connections that are translated at the same moment do not try for the same port.
@@ -106,6 +112,14 @@ pub(super) fn constant(v: &mut Expressions, reg: u32, data: &[u8]) {
     expr(v, "immediate", |v| {
         u32be(v, 1, reg);
         nest(v, 2, |v| attr(v, 1, data));
+    });
+}
+/// Goes on only if the register, as a number in network order, is below.
+pub(super) fn below(v: &mut Expressions, reg: u32, number: u16) {
+    expr(v, "cmp", |v| {
+        u32be(v, 1, reg);
+        u32be(v, 2, 2);
+        nest(v, 3, |v| attr(v, 1, &number.to_be_bytes()));
     });
 }
 /// Goes on only if the register equals (or not) the data.
@@ -218,6 +232,71 @@ pub(super) fn invalid(v: &mut Expressions) {
     mask(v, R, &INVALID_STATE.to_ne_bytes());
     cmp(v, R, false, &0u32.to_ne_bytes());
 }
+/// Goes on only if the connection's destination is not translated.
+pub(super) fn untranslated(v: &mut Expressions) {
+    numbers(v, "ct", &[(1, R), (2, 2)]);
+    mask(v, R, &DNAT_STATUS.to_ne_bytes());
+    cmp(v, R, true, &0u32.to_ne_bytes());
+}
+fn state(v: &mut Expressions, states: u32, any: bool) {
+    numbers(v, "ct", &[(1, R), (2, 0)]);
+    mask(v, R, &states.to_ne_bytes());
+    cmp(v, R, !any, &0u32.to_ne_bytes());
+}
+/// Goes on only for the first packet that is seen of a connection.
+pub(super) fn new(v: &mut Expressions) {
+    state(v, NEW_STATE, true);
+}
+/// Goes on only if the packet belongs to no connection that is known by now.
+pub(super) fn unasked(v: &mut Expressions) {
+    state(v, KNOWN_STATES, false);
+}
+/// Goes on only for a TCP segment that does not open a connection, of one that is not known.
+pub(super) fn tcp_of_unknown(v: &mut Expressions) {
+    const SYN_RST: u8 = 0x06;
+    state(v, INVALID_STATE | NEW_STATE | UNTRACKED_STATE, true);
+    l4proto(v, R);
+    cmp(v, R, true, &[6]);
+    payload(v, 2, 13, 1, R);
+    mask(v, R, &[SYN_RST]);
+    cmp(v, R, true, &[0]);
+}
+/// Goes on only for answers.
+pub(super) fn answer(v: &mut Expressions) {
+    numbers(v, "ct", &[(1, R), (2, 1)]);
+    cmp(v, R, true, &[1]);
+}
+/// The connection's mark.
+pub(super) fn ct_mark(v: &mut Expressions, reg: u32) {
+    numbers(v, "ct", &[(1, reg), (2, CT_MARK)]);
+}
+pub(super) fn set_ct_mark(v: &mut Expressions, reg: u32) {
+    numbers(v, "ct", &[(4, reg), (2, CT_MARK)]);
+}
+/// The zone in which the packets of the one who opens the connection are told apart; before connection tracking.
+pub(super) fn set_original_zone(v: &mut Expressions, reg: u32) {
+    expr(v, "ct", |v| {
+        u32be(v, 4, reg);
+        u32be(v, 2, CT_ZONE);
+        attr(v, 3, &[0]);
+    });
+}
+/// The link address that the packet came from; goes on only if there is one. It takes two registers.
+pub(super) fn ether_saddr(v: &mut Expressions, reg: u32) {
+    ethernet(v, reg);
+    payload(v, 0, 6, 6, reg);
+}
+/// Goes on only for a packet of an Ethernet link.
+pub(super) fn ethernet(v: &mut Expressions, reg: u32) {
+    const IIFTYPE: u32 = 8;
+    const ETHERNET: u16 = 1;
+    meta(v, IIFTYPE, reg);
+    cmp(v, reg, true, &ETHERNET.to_ne_bytes());
+}
+/// Gives the frame another destination; [`ethernet`] comes before.
+pub(super) fn set_ether_daddr(v: &mut Expressions, reg: u32) {
+    numbers(v, "payload", &[(5, reg), (2, 0), (3, 0), (4, 6), (6, 0), (7, 0), (8, 0)]);
+}
 /// Looks a key up in a set, or with `result` in a map; goes on only if it is there (`absent`: is not).
 pub(super) fn lookup(v: &mut Expressions, set: &str, from: u32, result: Option<u32>, absent: bool) {
     expr(v, "lookup", |v| {
@@ -256,6 +335,9 @@ fn verdict(v: &mut Expressions, code: i32, chain: Option<&str>) {
         });
     });
 }
+pub(super) fn accept(v: &mut Expressions) {
+    verdict(v, 1, None);
+}
 pub(super) fn drop_packet(v: &mut Expressions) {
     verdict(v, 0, None);
 }
@@ -267,9 +349,6 @@ pub(super) fn goto(v: &mut Expressions, chain: &str) {
 }
 pub(super) fn notrack(v: &mut Expressions) {
     expr(v, "notrack", |_| ());
-}
-pub(super) fn accept(v: &mut Expressions) {
-    verdict(v, 1, None);
 }
 /// To the transparent socket on a port of this machine, if it is there, whatever address the packet is for (TPROXY); the packet
 /// is not changed.

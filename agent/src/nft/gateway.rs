@@ -56,7 +56,7 @@ fn rules(batch: &mut Batch, gateway: &Gateway) {
         l4proto(v, R);
         cmp(v, R, true, &[number]);
     };
-    batch.chain(CHAIN, Some(Hook { number: Hook::PREROUTING, priority: PRIORITY, kind: "filter" }));
+    batch.chain(CHAIN, Some(Hook::new(Hook::PREROUTING, PRIORITY, "filter")));
     batch.rule(CHAIN, |v| {
         to_net(v, gateway.lan.into(), true);
         daddr(v, R);

@@ -6,7 +6,7 @@ use super::{
     ATTEMPTS, Batch, Client, Nft, NftError, TABLE,
     class::{Class, Classes},
     family::Layout,
-    rules::PLANNED,
+    rules::planned,
     wire,
 };
 use crate::{
@@ -15,10 +15,10 @@ use crate::{
 };
 
 const SUBSYSTEM: u16 = 10 << 8;
-const GET_TABLE: u16 = 1;
-const GET_RULE: u16 = 7;
+pub(super) const GET_TABLE: u16 = 1;
+pub(super) const GET_RULE: u16 = 7;
 const GET_ELEMENT: u16 = 13;
-const NEW_RULE: u16 = SUBSYSTEM | 6;
+pub(super) const NEW_RULE: u16 = SUBSYSTEM | 6;
 const GET_GENERATION: u16 = 16;
 /// The table's comment before the layout's mark.
 const COMMENT: &str = "minisvc's own, do not edit; maps 1, layout ";
@@ -48,6 +48,12 @@ impl Kernel {
 pub(super) fn comment(layout: &str) -> Vec<u8> {
     let text = format!("{COMMENT}{layout}\0");
     [&[0, text.len() as u8], text.as_bytes()].concat()
+}
+
+/// The layout's mark in a table's comment; empty if it is none of ours.
+pub(super) fn layout_in(table: &[u8]) -> String {
+    let data = find(table, 6).and_then(|d| d.get(2..)).unwrap_or_default();
+    read_text(data).strip_prefix(COMMENT).unwrap_or_default().to_owned()
 }
 
 pub(super) fn write_clients(batch: &mut Batch, clients: &[Client]) {
@@ -116,10 +122,7 @@ impl Nft {
             GET_TABLE,
             0,
             |v| text(v, 1, TABLE),
-            |_, body| {
-                let data = find(body, 6).and_then(|d| d.get(2..)).unwrap_or_default();
-                read_text(data).strip_prefix(COMMENT).unwrap_or_default().clone_into(&mut kernel.layout);
-            },
+            |_, body| kernel.layout = layout_in(body),
         );
         match table {
             Err(e) if e.errno == Errno::ENOENT => return Ok(None),
@@ -150,7 +153,7 @@ impl Nft {
         }
         let fixed = Class::fixed().all(|c| kernel.classes.number(c) == c.fixed_number());
         kernel.is_whole &= fixed;
-        for set in PLANNED {
+        for set in planned(family) {
             let mut strange = false;
             let there = self.elements_of(family, set, |key, data, all| {
                 let data = find(data, 1).unwrap_or_default();
@@ -175,13 +178,22 @@ impl Nft {
         &mut self,
         family: Family,
         set: &str,
+        each: impl FnMut(&[u8], &[u8], &[u8]),
+    ) -> Result<bool, NftError> {
+        self.elements_in(Layout::of(family).number as u8, set, each)
+    }
+
+    pub(super) fn elements_in(
+        &mut self,
+        family: u8,
+        set: &str,
         mut each: impl FnMut(&[u8], &[u8], &[u8]),
     ) -> Result<bool, NftError> {
         let name = |v: &mut Vec<u8>| {
             text(v, 1, TABLE);
             text(v, 2, set);
         };
-        let result = self.ask(family, "list elements", GET_ELEMENT, DUMP, name, |_, body| {
+        let result = self.ask_of(family, "list elements", GET_ELEMENT, DUMP, name, |_, body| {
             for_each_element(body, &mut each);
         });
         match result {
@@ -210,11 +222,23 @@ impl Nft {
         fill: impl FnOnce(&mut Vec<u8>),
         each: impl FnMut(u16, &[u8]),
     ) -> Result<(), NftError> {
+        self.ask_of(Layout::of(family).number as u8, what, kind, flags, fill, each)
+    }
+
+    pub(super) fn ask_of(
+        &mut self,
+        family: u8,
+        what: &str,
+        kind: u16,
+        flags: u16,
+        fill: impl FnOnce(&mut Vec<u8>),
+        each: impl FnMut(u16, &[u8]),
+    ) -> Result<(), NftError> {
         let seq = self.seq;
         self.seq += 1;
         let mut request = Vec::new();
         message(&mut request, SUBSYSTEM | kind, flags | 1, seq, |v| {
-            v.extend([Layout::of(family).number as u8, 0, 0, 0]);
+            v.extend([family, 0, 0, 0]);
             fill(v);
         });
         self.socket.ask(&request, seq, each).map_err(|errno| NftError { what: what.into(), errno })

@@ -2,12 +2,13 @@
 
 mod classes;
 mod services;
+mod source;
 mod tunnel;
 
 use super::{
     batch::{Batch, Element, Hook, MapSpec},
     expr::{
-        Expressions, R, cmp, constant, daddr, dport, drop_packet, expr, fib_local, from_net, from_pod,
+        Expressions, R, cmp, constant, daddr, dport, drop_packet, expr, fib_local, from_net, from_pod, goto,
         invalid, jump, l4proto, lookup, mark, masquerade, meant_for_net, not_from_lo, notrack, numbers,
         random, reject, saddr, snat, sport, to_net, to_pod, translated,
     },
@@ -25,6 +26,8 @@ const PROTO: u32 = 12;
 const PORT: u32 = 13;
 /// Values that are numbers of this machine; the others travel in network order.
 pub(super) const MARK: u32 = 19;
+pub(super) const MAC: u32 = 9;
+pub(super) const ZONE: u32 = 4;
 
 /// The mark of a packet that is looking for its endpoint: a service port's id above, its class, then its endpoint below.
 pub(super) const ID_SHIFT: u32 = 12;
@@ -54,6 +57,7 @@ pub(super) fn write(batch: &mut Batch, fixed: &Addresses) {
     batch.map("cluster_ips", &MapSpec::set(&[addr]));
     batch.map("nodes", &MapSpec::set(&[addr]));
     batch.map("direct", &MapSpec::set(&[addr]));
+    source::maps(batch);
     batch.map("hairpin", &MapSpec::set(&[addr, addr]));
     // Every address a pod of ours may have: no service change ever touches this set.
     let twice = |ip| [octets(ip), octets(ip)].concat();
@@ -65,6 +69,7 @@ pub(super) fn write(batch: &mut Batch, fixed: &Addresses) {
     services::write(batch, fixed);
     untracked(batch, fixed);
     strays(batch, fixed);
+    source::remembering(batch, fixed);
     tunnel::carrying(batch, fixed);
     sources(batch, fixed);
 }
@@ -103,8 +108,8 @@ fn untracked(batch: &mut Batch, fixed: &Addresses) {
         lookup(v, "nodes", R, None, true);
         drop_packet(v);
     });
-    batch.chain("outside", Some(Hook { number: Hook::PREROUTING, priority: -300, kind: "filter" }));
-    batch.chain("untracked", Some(Hook { number: Hook::OUTPUT, priority: -300, kind: "filter" }));
+    batch.chain("outside", Some(Hook::new(Hook::PREROUTING, -300, "filter")));
+    batch.chain("untracked", Some(Hook::new(Hook::OUTPUT, -300, "filter")));
     for chain in ["outside", "untracked"] {
         for (address, to) in [(daddr as Load<u32>, "to-dns"), (saddr, "from-dns")] {
             batch.rule(chain, |v| {
@@ -114,6 +119,7 @@ fn untracked(batch: &mut Batch, fixed: &Addresses) {
             });
         }
     }
+    source::incoming(batch, fixed);
     batch.rule("outside", |v| {
         from_net(v, fixed.pod_cidr, false);
         jump(v, "strangers");
@@ -130,12 +136,12 @@ fn strays(batch: &mut Batch, fixed: &Addresses) {
             drop_packet(v);
         });
     }
-    batch.chain("forward", Some(Hook { number: Hook::FORWARD, priority: 0, kind: "filter" }));
+    batch.chain("forward", Some(Hook::new(Hook::FORWARD, 0, "filter")));
     batch.rule("forward", |v| {
         invalid(v);
         jump(v, "strays");
     });
-    batch.chain("input", Some(Hook { number: Hook::INPUT, priority: 0, kind: "filter" }));
+    batch.chain("input", Some(Hook::new(Hook::INPUT, 0, "filter")));
     batch.rule("input", |v| {
         invalid(v);
         from_net(v, fixed.pod_cidr, true);
@@ -145,7 +151,8 @@ fn strays(batch: &mut Batch, fixed: &Addresses) {
 
 /// Which source the other side sees.
 fn sources(batch: &mut Batch, fixed: &Addresses) {
-    batch.chain("postrouting", Some(Hook { number: Hook::POSTROUTING, priority: 100, kind: "nat" }));
+    batch.chain("postrouting", Some(Hook::new(Hook::POSTROUTING, 100, "nat")));
+    source::outgoing(batch, fixed);
     tunnel::outgoing(batch, fixed);
     // A pod that reaches itself through its service.
     batch.rule("postrouting", |v| {
@@ -155,15 +162,13 @@ fn sources(batch: &mut Batch, fixed: &Addresses) {
         lookup(v, "hairpin", R, None, false);
         snat(v, fixed.node_ip);
     });
-    // Traffic to any other address than a ClusterIP, if its endpoint is on another node: the answer must come back through here.
+    // Traffic to any other address than a ClusterIP: the answer must come back through here.
     batch.rule("postrouting", |v| {
         translated(v);
         meant_for_net(v, fixed.service_cidr, false);
-        to_net(v, fixed.pod_cidr, true);
-        to_net(v, fixed.local_pod_cidr, false);
         saddr(v, R);
         cmp(v, R, false, &octets(fixed.node_ip));
-        snat(v, fixed.node_ip);
+        goto(v, "entered");
     });
     // The same for an endpoint that is no pod, a machine outside.
     batch.rule("postrouting", |v| {
@@ -188,6 +193,10 @@ pub(super) fn set_of(key: &Key) -> &'static str {
     match key {
         Key::Node(..) => "nodes",
         Key::Direct(..) => "direct",
+        Key::EntryZone(..) => "entry_zone",
+        Key::EntryMark(..) => "entry_mark",
+        Key::Returning(..) => "returning",
+        Key::Kept(..) => "kept",
         Key::Slot(..) => "ep",
         Key::Endpoint(..) => "sticky_ep",
         Key::Choice(..) => "choice",
@@ -202,26 +211,19 @@ pub(super) fn set_of(key: &Key) -> &'static str {
 }
 
 /// The sets whose elements are the planner's.
-pub(super) const PLANNED: [&str; 12] = [
-    "nodes",
-    "direct",
-    "ep",
-    "sticky_ep",
-    "choice",
-    "cluster_ips",
-    "svc",
-    "np",
-    "svc_outside",
-    "np_outside",
-    "allowed",
-    "guarded",
-];
+pub(super) fn planned(family: Family) -> impl Iterator<Item = &'static str> {
+    let both = ["nodes", "direct", "ep", "sticky_ep", "choice", "cluster_ips", "svc", "np"];
+    let policies = ["svc_outside", "np_outside", "allowed", "guarded"];
+    let v4: &[_] = if family == Family::V4 { &source::MAPS } else { &[] };
+    both.into_iter().chain(policies).chain(v4.iter().copied())
+}
 
 /// Size of a field by its type.
 pub(super) fn size(kind: u32) -> u32 {
     match kind {
         PROTO => 1,
-        PORT => 2,
+        PORT | ZONE => 2,
+        MAC => 6,
         IPV6 => 16,
         _ => 4,
     }

@@ -63,6 +63,9 @@ fn port(port: u16) -> [u8; 4] {
 fn key(key: &Key) -> Vec<u8> {
     match key {
         Key::Node(ip) | Key::Direct(ip) | Key::ClusterIp(ip) => octets(*ip),
+        Key::EntryZone(mac) | Key::EntryMark(mac) => mac.to_vec(),
+        Key::Returning(from, to) => [from.octets(), to.octets()].concat(),
+        Key::Kept(network) => network.octets().to_vec(),
         Key::Slot(id, slot) | Key::Choice(id, slot) => [mark(*id, 0), slot.to_ne_bytes()].concat(),
         Key::Endpoint(id, number) => mark(*id, u32::from(*number)).to_vec(),
         Key::Service(ip, p, n) | Key::OutsideService(ip, p, n) | Key::Guarded(ip, p, n) => {
@@ -103,6 +106,8 @@ fn value(key: &Key, value: Value, classes: &Classes) -> Option<Vec<u8>> {
             _ => Vec::new(),
         },
         Value::Drop => mark(Id(0), classes.number(Class::Drop)?).to_vec(),
+        Value::Zone(zone) => zone.to_ne_bytes().to_vec(),
+        Value::Mark(mark) => mark.to_ne_bytes().to_vec(),
         Value::Present => Vec::new(),
     })
 }
@@ -190,6 +195,10 @@ pub(super) fn read(
     Some(match set {
         "nodes" => (Key::Node(key.address()?), Value::Present),
         "direct" => (Key::Direct(key.address()?), Value::Present),
+        "entry_zone" => (Key::EntryZone(key.take()?), Value::Zone(u16::from_ne_bytes(data.take()?))),
+        "entry_mark" => (Key::EntryMark(key.take()?), Value::Mark(data.number()?)),
+        "returning" => (Key::Returning(key.word()?.into(), key.word()?.into()), Value::Present),
+        "kept" => (Key::Kept(key.word()?.into()), Value::Present),
         "cluster_ips" => (Key::ClusterIp(key.address()?), Value::Present),
         "ep" => (Key::Slot(key.marked()?.0, key.number()?), pod(data)?),
         "choice" => {

@@ -1,6 +1,9 @@
 //! The elements of the kernel's maps, as values.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use ipnet::IpNet;
 
@@ -24,6 +27,15 @@ pub enum Key {
     Node(IpAddr),
     /// `direct`: address of a node that is reached without a router.
     Direct(IpAddr),
+    /// `entry_zone`: link address of a node whose connections are to be answered through it.
+    EntryZone([u8; 6]),
+    /// `entry_mark`: the same.
+    EntryMark([u8; 6]),
+    /// `returning`: a source, and the network of the pods that must not see it, for its answers would not come back: a node and its own
+    /// pods, or pods and pods of the same node.
+    Returning(Ipv4Addr, Ipv4Addr),
+    /// `kept`: network of the pods that see the source of what enters here.
+    Kept(Ipv4Addr),
     /// `ep`: id, slot. For services without affinity.
     Slot(Id, u32),
     /// `sticky`: id, number of an endpoint. For services with affinity.
@@ -64,6 +76,10 @@ pub enum Value {
     Pod(IpAddr, u16),
     /// Number of an endpoint.
     Number(u16),
+    /// A connection tracking zone.
+    Zone(u16),
+    /// A mark.
+    Mark(u32),
     /// Sets map to nothing.
     Present,
 }

@@ -126,14 +126,6 @@ fn look(ours: &Ours, manage: bool, last: Option<&Judgement>) -> Result<Judgement
     Ok(judge(&foreign.read()?, ours))
 }
 
-/// The link of this machine that has an address, with its index.
-pub fn link_of(ip: Ipv4Addr) -> Option<(String, u32)> {
-    let mut all = nix::ifaddrs::getifaddrs().ok()?;
-    let found = all.find(|a| a.address.and_then(|s| Some(s.as_sockaddr_in()?.ip())) == Some(ip))?;
-    let index = nix::net::if_::if_nametoindex(found.interface_name.as_str()).ok()?;
-    Some((found.interface_name, index))
-}
-
 /// The address in a server's URL; `None`: a name, whose addresses may change.
 pub fn address_in(url: &str) -> Option<Ipv4Addr> {
     let authority = url.trim_start_matches("https://").split('/').next()?;

@@ -9,8 +9,9 @@ use std::{
 use anyhow::Context;
 use minisvc_agent::{
     dataplane::{self, Dataplane, Handle},
-    net::{LinkName, Net, NetConfig, NodeRoute, Way},
+    net::{LinkName, Net, NetConfig, NodeRoute, Way, mac_of},
     plan::{Backends, Proto, ServiceKey, ServicePlan, ServicePort},
+    source::{self, Peer},
 };
 use minisvc_tests::{
     netns::{Lan, Namespace},
@@ -179,6 +180,17 @@ impl Cluster {
         Self::with(vec![lan], None, (client, None), nodes)
     }
 
+    /// Nodes on one LAN, and a client behind the LAN's router.
+    pub fn with_far_client(count: u8) -> anyhow::Result<Self> {
+        let (mut lan, mut there) = (Lan::new(LAN)?, Lan::switch(FAR_LAN)?);
+        there.connect(lan.hub(), "far", FAR_LAN)?;
+        lan.hub().run("sysctl", &["-qw", "net.ipv4.ip_forward=1"])?;
+        let clients = (lan.machine("client", CLIENT)?, Some(there.machine("far-client", FAR_CLIENT)?));
+        let nodes = (1..=count).map(|n| Ok((lan.machine(&format!("node-{n}"), node_ip(n))?, node_ip(n))));
+        let nodes = nodes.collect::<anyhow::Result<_>>()?;
+        Self::with(vec![lan, there], None, clients, nodes)
+    }
+
     /// Two nodes on one LAN and the third on another; the router in between knows nothing of pods, and drops what is from or to any
     /// address of another network.
     pub fn routed() -> anyhow::Result<Self> {
@@ -221,7 +233,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    fn numbers(&self) -> Vec<u8> {
+    pub fn numbers(&self) -> Vec<u8> {
         (1..=self.nodes.len() as u8).collect()
     }
 
@@ -274,6 +286,11 @@ impl Cluster {
     pub fn apply<'s>(&self, services: impl IntoIterator<Item = &'s Service>) -> anyhow::Result<()> {
         let touched: Vec<_> = services.into_iter().map(|s| (s.key(), Some(s.plan()))).collect();
         self.touch(&touched)
+    }
+
+    /// As another agent does: tells every node of all others again.
+    pub fn set_all_nodes(&self) -> anyhow::Result<()> {
+        self.numbers().into_iter().try_for_each(|n| self.set_nodes(n, &self.numbers()))
     }
 
     /// Takes a service away from every node.
@@ -338,6 +355,42 @@ impl Cluster {
                 .with_context(|| format!("node {from} never reached node {to} by {way:?}"))??;
             node.set_direct(&self.routes(&self.numbers())).await
         })
+    }
+
+    /// Every node sends answers back through the others, and leaves the sources of what enters on it, towards all of `kept`.
+    pub fn keep_sources(&self, kept: &[u8]) -> anyhow::Result<()> {
+        self.keep_sources_of(&self.numbers(), kept)
+    }
+
+    /// The same, as if there were only some nodes.
+    pub fn keep_sources_of(&self, nodes: &[u8], kept: &[u8]) -> anyhow::Result<()> {
+        let mut peers = BTreeMap::new();
+        for n in self.numbers() {
+            let mac = self.node(n).enter(|| Ok(mac_of(self.address(n))))?;
+            peers.insert(n, mac.context("no MAC")?);
+        }
+        for n in self.numbers() {
+            let others = nodes.iter().copied().filter(|other| *other != n);
+            let peer = |other: u8| Peer {
+                ip: self.address(other),
+                pod_cidr: pod_cidr(other),
+                way: match self.way(n, other) {
+                    Some(Way::Direct) => Some(source::Way::Uplink),
+                    Some(Way::Vxlan) => Some(source::Way::Tunnel),
+                    _ => None,
+                },
+                mac: Some(peers[&other]),
+            };
+            let all = "10.244.0.0/16".parse()?;
+            let entries = others.clone().filter_map(|other| peer(other).entry(all)).collect();
+            let keeps = others.filter(|other| kept.contains(other)).map(|other| peer(other).keep()).collect();
+            let on = self.on(n);
+            on.namespace.block_on(async || {
+                on.dataplane.set_entries(entries).await?;
+                Ok(on.dataplane.set_kept(keeps).await?)
+            })?;
+        }
+        Ok(())
     }
 
     /// Address of a node.

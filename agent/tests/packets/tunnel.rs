@@ -21,7 +21,7 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A node's address inside the tunnel.
-fn inside(n: u8) -> Ipv4Addr {
+pub fn inside(n: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 244, n, 0)
 }
 
@@ -129,7 +129,7 @@ fn unreachables_told(at: &Namespace) -> anyhow::Result<u64> {
 }
 
 /// Sends so many bytes, and gets the same ones back.
-fn tcp_echo(to: (Ipv4Addr, u16), size: usize) -> anyhow::Result<()> {
+pub fn tcp_echo(to: (Ipv4Addr, u16), size: usize) -> anyhow::Result<()> {
     let sent: Vec<u8> = (0..size).map(|i| (i * 7 + i / 251) as u8).collect();
     let mut stream = TcpStream::connect_timeout(&to.into(), PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -141,7 +141,7 @@ fn tcp_echo(to: (Ipv4Addr, u16), size: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn udp_echo(socket: &UdpSocket, size: usize) -> anyhow::Result<()> {
+pub fn udp_echo(socket: &UdpSocket, size: usize) -> anyhow::Result<()> {
     let sent: Vec<u8> = (0..size).map(|i| (i * 11 + i / 253) as u8).collect();
     socket.send(&sent)?;
     let mut back = vec![0; 65_536];
@@ -150,7 +150,7 @@ fn udp_echo(socket: &UdpSocket, size: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn udp_to(to: (Ipv4Addr, u16)) -> anyhow::Result<UdpSocket> {
+pub fn udp_to(to: (Ipv4Addr, u16)) -> anyhow::Result<UdpSocket> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     socket.connect(to)?;
     socket.set_read_timeout(Some(PATIENCE))?;
@@ -158,7 +158,7 @@ fn udp_to(to: (Ipv4Addr, u16)) -> anyhow::Result<UdpSocket> {
 }
 
 /// Waits until a program's output is as it should be.
-fn eventually(at: &Namespace, command: &[&str], is_right: impl Fn(&str) -> bool) -> anyhow::Result<()> {
+pub fn eventually(at: &Namespace, command: &[&str], is_right: impl Fn(&str) -> bool) -> anyhow::Result<()> {
     let end = Instant::now() + PATIENCE;
     loop {
         let text = at.run(command[0], &command[1..]).unwrap_or_else(|error| error.to_string());

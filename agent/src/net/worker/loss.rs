@@ -30,7 +30,11 @@ impl Worker {
             self.node_link = link;
         }
         self.tunnel_is_known = false;
-        let mut result = self.ask_ways(true).await;
+        let back = self.ways_back().await;
+        if let Ok(true) = back {
+            self.missing.insert("the way of answers back through other nodes".into());
+        }
+        let mut result = back.map(drop).and(self.ask_ways(true).await);
         for route in self.own_routes() {
             result = result.and(routes::put(&self.netlink, &route).await);
         }

@@ -13,10 +13,11 @@ use super::{
         NetError, NodeRoute, ROUTE_PROTOCOL, Way as PeerWay, peers,
         routes::{self, Route, Way},
         tunnel::Tunnel,
-        tunnel_address, tunnel_address6,
+        tunnel_address, tunnel_address6, way_back,
     },
     Worker,
 };
+use crate::source;
 
 /// Another node in one family.
 struct Peer<'w> {
@@ -94,7 +95,11 @@ impl Worker {
             self.tunnel_is_known = true;
         }
         match &mut self.tunnel {
-            Some(tunnel) => tunnel.add(&self.netlink, &nodes).await,
+            Some(tunnel) => {
+                let added = tunnel.add(&self.netlink, &nodes).await;
+                added
+                    .and(way_back::put(&self.netlink, source::Way::Tunnel, &tunnel.as_link()).await.map(drop))
+            }
             None => Ok(()),
         }
     }

@@ -64,7 +64,7 @@ pub(super) fn write(batch: &mut Batch, fixed: &Addresses) {
     batch.rule("outsiders", |v| at_address(v, "svc_outside"));
     batch.rule("outsiders", |v| at_node(v, "np_outside"));
 
-    batch.chain("prerouting", Some(Hook { number: Hook::PREROUTING, priority: -100, kind: "nat" }));
+    batch.chain("prerouting", Some(Hook::new(Hook::PREROUTING, -100, "nat")));
     // The sources that a load balancer is for. A process of this node, which does not come by here, is always one.
     batch.rule("prerouting", |v| {
         let next = called(v);
@@ -81,6 +81,6 @@ pub(super) fn write(batch: &mut Batch, fixed: &Addresses) {
         jump(v, "outsiders");
     });
     batch.rule("prerouting", |v| jump(v, "services"));
-    batch.chain("output", Some(Hook { number: Hook::OUTPUT, priority: -100, kind: "nat" }));
+    batch.chain("output", Some(Hook::new(Hook::OUTPUT, -100, "nat")));
     batch.rule("output", |v| jump(v, "services"));
 }

@@ -5,7 +5,7 @@ use super::{
         batch::Batch,
         expr::{
             Expressions, R, clamp_mss, cmp, daddr, dport, drop_packet, fib_local, from_net, from_pod,
-            from_tunnel, goto, jump, l4proto, lookup, meant_for_net, saddr, snat, tcp_syn, to_net, to_tunnel,
+            from_tunnel, goto, jump, l4proto, lookup, meant_for_net, saddr, snat, tcp_syn, to_tunnel,
             translated,
         },
         family::{Addresses, octets},
@@ -15,14 +15,13 @@ use super::{
 
 /// What comes out of the tunnel, before connection tracking.
 pub(super) fn incoming(batch: &mut Batch, fixed: &Addresses) {
-    // The tunnel brings what other nodes' pods, and other nodes by their addresses inside, have for this node, and nothing else.
+    // The tunnel brings what other nodes' pods, and other nodes by their addresses inside, have for this node's pods (`entering`), and
+    // what pods and their nodes answer to clients who came in here (`entry`).
     batch.chain("tunnelled-in", None);
     batch.rule("tunnelled-in", |v| {
         from_net(v, fixed.pod_cidr, false);
-        drop_packet(v);
-    });
-    batch.rule("tunnelled-in", |v| {
-        to_net(v, fixed.local_pod_cidr, false);
+        saddr(v, R);
+        lookup(v, "nodes", R, None, true);
         drop_packet(v);
     });
     batch.rule("outside", |v| {
@@ -82,13 +81,13 @@ pub(super) fn outgoing(batch: &mut Batch, fixed: &Addresses) {
     // Answers must come back through the tunnel: the other side knows this node by its address inside.
     batch.chain("tunnelled-out", None);
     batch.rule("tunnelled-out", |v| {
-        from_net(v, fixed.pod_cidr, false);
-        snat(v, fixed.inside);
-    });
-    batch.rule("tunnelled-out", |v| {
         translated(v);
         meant_for_net(v, fixed.service_cidr, false);
         fib_local(v, 1, false);
+        goto(v, "entered");
+    });
+    batch.rule("tunnelled-out", |v| {
+        from_net(v, fixed.pod_cidr, false);
         snat(v, fixed.inside);
     });
     batch.rule("postrouting", |v| {
