@@ -41,6 +41,8 @@ pub struct ApiConfig {
     pub listen: SocketAddr,
     /// Holds `bin/minisvc`, which comes first on the PATH of what runs on the node.
     pub run_dir: PathBuf,
+    /// By this resolv.conf programs on the node find names; by the machine's own if absent.
+    pub resolv_conf: Option<PathBuf>,
 }
 
 /// The API, listening but not yet answering.
@@ -183,7 +185,8 @@ async fn exec_on_node<R: PodRuntime>(
     let shutdown = context.shutdown.clone();
     upgrade.max_message_size(LONGEST).protocols([SUBPROTOCOL]).on_upgrade(async move |socket| {
         let work = streams::run(socket, wanted.clone(), async |stdio| {
-            exec::on_node(&wanted.argv, wanted.tty, &context.config.run_dir, stdio)
+            let config = &context.config;
+            exec::on_node(&wanted.argv, wanted.tty, &config.run_dir, config.resolv_conf.as_deref(), stdio)
         });
         tokio::select! { () = work => {}, () = shutdown.cancelled() => {} }
     })

@@ -22,7 +22,7 @@ use crate::{
     api::{Api, ApiConfig},
     config::API_PORT,
     dataplane::{self, Dataplane},
-    dns::{Listeners, SharedZone, Upstream, Zone, ZoneConfig},
+    dns::{self, Listeners, SharedZone, Upstream, Zone, ZoneConfig},
     doctor::{self, ObserveError, Ranges, Taken},
     firewall::{Foreign, Ours},
     identity::{self, IdentityError, Membership, renewal},
@@ -173,12 +173,18 @@ pub async fn run(
         fixed: config.host_address.names(node_ip),
     }));
     let dns = Listeners::bind(&dns_addresses).await?;
-    let own = dns_addresses.iter().map(SocketAddr::ip).collect();
-    let upstream = Upstream { resolv_conf: config.resolv_conf.clone(), own };
+    let own: Vec<IpAddr> = dns_addresses.iter().map(SocketAddr::ip).collect();
+    let upstream = Upstream { resolv_conf: config.resolv_conf.clone(), own: own.clone() };
+
+    // For programs that `node exec` starts.
+    let resolv_conf = config.run_dir.join("resolv.conf");
+    let text = dns::resolv_conf(&own, &cluster.cluster_domain);
+    std::fs::write(&resolv_conf, text)
+        .map_err(|cause| AgentError::File { path: resolv_conf.clone(), cause })?;
 
     let listen = SocketAddr::new(node_ip.into(), API_PORT);
     let api = Api::bind(
-        ApiConfig { listen, run_dir: config.run_dir.clone() },
+        ApiConfig { listen, run_dir: config.run_dir.clone(), resolv_conf: Some(resolv_conf) },
         &member.kubeconfig,
         &member.identity,
     )
@@ -234,6 +240,7 @@ pub async fn run(
         shutdown.clone(),
     );
     parts.spawn(part("health checks", Box::pin(answers)));
+    let links = pods::ServiceLinks::default();
     let outputs = services::Outputs {
         dataplane: dataplane.clone(),
         zone: zone.clone(),
@@ -249,6 +256,7 @@ pub async fn run(
                 .collect(),
             others: [].into(),
         },
+        links: links.clone(),
         readiness: readiness.clone(),
     };
     parts.spawn(part("services", Box::pin(services::run(client.clone(), outputs, shutdown.clone()))));
@@ -296,7 +304,7 @@ pub async fn run(
         client.clone(),
         pods_config,
         (runtime.clone(), net.clone()),
-        (recorder, readiness.clone()),
+        (recorder, readiness.clone(), links),
         directory.clone(),
         shutdown.clone(),
     );

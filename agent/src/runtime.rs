@@ -8,6 +8,7 @@ pub mod contract;
 pub mod fake;
 mod local;
 mod model;
+pub mod name_service;
 pub mod shim;
 mod wire;
 

@@ -7,6 +7,8 @@ mod cluster;
 #[cfg(target_os = "linux")]
 mod dataplane;
 #[cfg(target_os = "linux")]
+mod dns;
+#[cfg(target_os = "linux")]
 mod figure;
 #[cfg(target_os = "linux")]
 mod load;

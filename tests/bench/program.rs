@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use minisvc_agent::sys::process::in_user_namespace;
 
 use super::{
-    agent, cluster, dataplane,
+    agent, cluster, dataplane, dns,
     figure::{Figure, table},
     objects::SERVICES,
     spread, store,
@@ -42,12 +42,13 @@ const QUICK: Effort =
 /// Measures one or more figures.
 type Measure = fn(Effort) -> anyhow::Result<Vec<Figure>>;
 
-const GROUPS: [(&str, Measure); 12] = [
+const GROUPS: [(&str, Measure); 13] = [
     ("connections", dataplane::connections),
     ("outside", dataplane::from_outside),
     ("services", dataplane::many_services),
     ("spread", spread::over_endpoints),
     ("throughput", dataplane::throughput),
+    ("names", dns::names),
     ("event", agent::watch_event),
     ("event-many", agent::watch_event_of_many),
     ("start", agent::cold_start),

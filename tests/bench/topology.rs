@@ -128,6 +128,11 @@ impl Topology {
         node_ip(1)
     }
 
+    /// The node of the client.
+    pub fn entry_node(&self) -> &Namespace {
+        &self.nodes[0]
+    }
+
     /// Loads these services, and nothing that was there before, on both nodes.
     pub fn load(&self, services: &[(ServiceKey, Option<ServicePlan>)]) -> anyhow::Result<()> {
         self.unload()?;

@@ -16,7 +16,7 @@ use minisvc_agent::{
     runtime::{LocalRuntime, RuntimeConfig},
     sync::{
         events::Recorder,
-        pods::{self, Directory, PodNetwork, PodsConfig},
+        pods::{self, Directory, PodNetwork, PodsConfig, ServiceLinks},
         readiness::Readiness,
         reporter,
     },
@@ -137,7 +137,7 @@ impl TestNode {
         let runtime = Arc::new(LocalRuntime::new(config).unwrap());
         let directory = Directory::default();
         let listen = (Ipv4Addr::LOCALHOST, 0).into();
-        let config = ApiConfig { listen, run_dir: run_dir.clone() };
+        let config = ApiConfig { listen, run_dir: run_dir.clone(), resolv_conf: None };
         let api = Api::bind(config, &self.kubeconfig, &identity).await.unwrap();
         let address = api.address().unwrap();
         self.api = Some(address);
@@ -158,7 +158,9 @@ impl TestNode {
             log_dir: self.home.join("log"),
             resolv_conf: "/etc/resolv.conf".into(),
         };
-        let parts = ((runtime, NoNetwork), (recorder, readiness));
+        let links = ServiceLinks::default();
+        links.complete();
+        let parts = ((runtime, NoNetwork), (recorder, readiness, links));
         tasks.spawn(pods::run(client, config, parts.0, parts.1, directory, stop.clone()));
         self.agent = Some((stop, tasks));
     }

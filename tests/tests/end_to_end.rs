@@ -13,6 +13,8 @@ mod crashes;
 mod healing;
 #[path = "end_to_end/host_access.rs"]
 mod host_access;
+#[path = "end_to_end/names.rs"]
+mod names;
 #[path = "end_to_end/newcomer.rs"]
 mod newcomer;
 #[path = "end_to_end/pods.rs"]

@@ -1,10 +1,14 @@
 //! Programs that exec starts: in a pod, or on the node itself.
 
 use std::{
+    ffi::CString,
     io,
     os::{
         fd::OwnedFd,
-        unix::process::{CommandExt, ExitStatusExt},
+        unix::{
+            ffi::OsStrExt,
+            process::{CommandExt, ExitStatusExt},
+        },
     },
     path::Path,
     process::{Command, Stdio},
@@ -17,8 +21,11 @@ use nix::{
 use tokio::process::Child;
 
 use crate::{
-    runtime::{ExecSession, bin_dir},
-    sys::process::contain,
+    runtime::{
+        ExecSession, bin_dir,
+        name_service::{NAME_SERVICES, RESOLV_CONF, target},
+    },
+    sys::process::{contain, lay_over},
 };
 
 /// A program that runs. Dropping it kills it.
@@ -60,8 +67,14 @@ impl Drop for NodeProgram {
     }
 }
 
-/// Starts a program in the node's own network, with an environment as clean as a pod's.
-pub fn on_node(argv: &[String], tty: bool, run_dir: &Path, stdio: [OwnedFd; 3]) -> Result<Program, String> {
+/// Starts a program in the node's own network, with an environment as clean as a pod's. Names are found by `resolv_conf`.
+pub fn on_node(
+    argv: &[String],
+    tty: bool,
+    run_dir: &Path,
+    resolv_conf: Option<&Path>,
+    stdio: [OwnedFd; 3],
+) -> Result<Program, String> {
     let (name, arguments) = argv.split_first().ok_or("command: required")?;
     let path = std::env::var("PATH").unwrap_or_else(|_| "/usr/sbin:/usr/bin:/sbin:/bin".into());
     let [stdin, stdout, stderr] = stdio.map(Stdio::from);
@@ -72,6 +85,9 @@ pub fn on_node(argv: &[String], tty: bool, run_dir: &Path, stdio: [OwnedFd; 3]) 
         command.env("TERM", "xterm");
     }
     command.stdin(stdin).stdout(stdout).stderr(stderr);
+    if let Some(file) = resolv_conf {
+        find_names_by(&mut command, file);
+    }
     contain(&mut command, tty);
     let child = tokio::process::Command::from(command).spawn().map_err(|e| match e.kind() {
         io::ErrorKind::NotFound if name.contains('/') => {
@@ -82,4 +98,14 @@ pub fn on_node(argv: &[String], tty: bool, run_dir: &Path, stdio: [OwnedFd; 3]) 
     })?;
     let group = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
     Ok(Program::OnNode(NodeProgram { child, group }))
+}
+
+/// As in a pod, with what the machine has for this out of the way; on a machine without a resolv.conf nothing changes.
+fn find_names_by(command: &mut Command, resolv_conf: &Path) {
+    let place = target(Path::new(RESOLV_CONF));
+    let text = |path: &Path| CString::new(path.as_os_str().as_bytes()).ok();
+    let covered = NAME_SERVICES.iter().map(Path::new).filter(|d| d.is_dir()).filter_map(text).collect();
+    if let (true, Some(from), Some(to)) = (place.exists(), text(resolv_conf), text(&place)) {
+        lay_over(command, from, to, covered);
+    }
 }

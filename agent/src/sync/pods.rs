@@ -1,6 +1,7 @@
 //! The pods of this node: follows those that are bound to it, runs each by a task of its own, tells the server how they are.
 
 mod decide;
+mod environment;
 mod ipam;
 mod network;
 mod probe;
@@ -28,7 +29,7 @@ use minisvc_proto::{
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-pub use self::network::PodNetwork;
+pub use self::{environment::ServiceLinks, network::PodNetwork};
 use self::{
     ipam::Ipam,
     spec::{Machine, parse_passwd, parse_uid_map},
@@ -130,6 +131,7 @@ struct Shared<R, N> {
     network: N,
     recorder: Recorder,
     ipam: Mutex<Ipam>,
+    links: ServiceLinks,
     directory: Directory,
     shutdown: CancellationToken,
 }
@@ -148,7 +150,7 @@ pub async fn run<R: PodRuntime, N: PodNetwork>(
     client: Client,
     config: PodsConfig,
     (runtime, network): (Arc<R>, N),
-    (recorder, readiness): (Recorder, Readiness),
+    (recorder, readiness, links): (Recorder, Readiness, ServiceLinks),
     directory: Directory,
     shutdown: CancellationToken,
 ) {
@@ -165,6 +167,7 @@ pub async fn run<R: PodRuntime, N: PodNetwork>(
     let shared = Shared {
         machine: machine(&config),
         ipam: Mutex::new(ipam),
+        links,
         client,
         config,
         runtime,

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     health_checks::HealthChecks,
     node_ports::Doors,
+    pods::ServiceLinks,
     port_claims::{self, Claims},
     readiness::Readiness,
     world::World,
@@ -43,6 +44,8 @@ pub struct Outputs {
     pub health_checks: HealthChecks,
     /// The node they are for.
     pub here: Viewpoint,
+    /// The variables of pods.
+    pub links: ServiceLinks,
     /// How far it has come.
     pub readiness: Readiness,
 }
@@ -84,6 +87,11 @@ pub async fn run(client: Client, mut outputs: Outputs, shutdown: CancellationTok
         if !world.is_complete() || due.is_some_and(|at| at > Instant::now()) {
             continue;
         }
+        // What exists is told to new containers, whether or not the kernel can have it.
+        for key in &pending {
+            outputs.links.put(key, world.service(key).map(|(service, _)| service));
+        }
+        outputs.links.complete();
         let seen = (world.services_seen, world.slices_seen);
         if !installed || !pending.is_empty() {
             if let Err(error) = program(&world, &pending, &mut outputs).await {

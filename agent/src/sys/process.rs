@@ -1,10 +1,18 @@
 //! What a process does before it becomes another one.
 
-use std::{io, os::unix::process::CommandExt, process::Command};
+use std::{
+    ffi::{CStr, CString},
+    io,
+    os::unix::process::CommandExt,
+    process::Command,
+};
 
 use nix::{
     errno::Errno,
-    sys::{prctl, signal::SigSet},
+    fcntl::{OFlag, open},
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+    sys::{prctl, signal::SigSet, stat::Mode},
     unistd::{ForkResult, setsid},
 };
 
@@ -46,6 +54,38 @@ pub fn contain(command: &mut Command, terminal: bool) {
     }
 }
 
+/// Has the command see a file in another's place, and the directories in `covered` empty; nobody else does. Where the kernel
+/// refuses, the command sees what there is.
+pub fn lay_over(command: &mut Command, from: CString, to: CString, covered: Vec<CString>) {
+    let none: Option<&CStr> = None;
+    let prepare = move || -> io::Result<()> {
+        if unshare(CloneFlags::CLONE_NEWNS).is_err() {
+            return Ok(());
+        }
+        // What the machine mounts and unmounts later is seen, and nothing is given back.
+        let slave = mount(none, c"/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none);
+        let _ = slave.and_then(|()| {
+            let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+            for place in &covered {
+                mount(Some(c"tmpfs"), place.as_c_str(), Some(c"tmpfs"), flags, Some(c"mode=755,size=64k"))?;
+            }
+            // The file may have been in one of them.
+            drop(open(
+                to.as_c_str(),
+                OFlag::O_CREAT | OFlag::O_RDONLY | OFlag::O_CLOEXEC,
+                Mode::from_bits_truncate(0o644),
+            ));
+            mount(Some(from.as_c_str()), to.as_c_str(), none, MsFlags::MS_BIND, none)
+        });
+        Ok(())
+    };
+    #[allow(unsafe_code, reason = "system calls only between fork and exec")]
+    // SAFETY: the closure makes system calls that are safe after a fork and allocates nothing: all texts are C strings already.
+    unsafe {
+        command.pre_exec(prepare);
+    }
+}
+
 /// Has the command run as root of a user namespace, where that root is the calling user: what an ordinary user needs to make
 /// other namespaces.
 pub fn in_user_namespace(command: &mut Command) {
@@ -55,7 +95,7 @@ pub fn in_user_namespace(command: &mut Command) {
         ("/proc/self/gid_map", format!("0 {} 1\n", nix::unistd::getegid())),
     ];
     let prepare = move || -> io::Result<()> {
-        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER)?;
+        unshare(CloneFlags::CLONE_NEWUSER)?;
         maps.iter().try_for_each(|(file, text)| std::fs::write(file, text))
     };
     #[allow(unsafe_code, reason = "system calls only between fork and exec")]

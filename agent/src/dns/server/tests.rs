@@ -238,3 +238,54 @@ async fn names_outside_are_said_behind_the_alias() {
     let answer = over_udp(address, &question("mail.prod.svc.cluster.local.")).await;
     assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
 }
+
+#[tokio::test]
+async fn the_habits_of_c_libraries_and_go_are_met() {
+    let (address, zone, _stop) = server(Vec::new()).await;
+    put(
+        &zone,
+        ("default", "web"),
+        json!({"clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7", "fd69::7"]}),
+        &[],
+    );
+    let ask = |id: u16, kind: RecordType, edns: Option<u16>| {
+        let mut message = Message::new(id, MessageType::Query, OpCode::Query);
+        message.metadata.recursion_desired = true;
+        // Whether the answer was verified is of interest: glibc with trust-ad, Go.
+        message.metadata.authentic_data = edns.is_some();
+        message.add_query(Query::query(Name::from_ascii("web.default.svc.cluster.local.").unwrap(), kind));
+        if let Some(size) = edns {
+            let mut edns = Edns::new();
+            edns.set_max_payload(size);
+            message.set_edns(edns);
+        }
+        message.to_vec().unwrap()
+    };
+    let read = |bytes: &[u8]| {
+        let message = Message::from_vec(bytes).unwrap();
+        assert_eq!(message.answers.len(), 1, "{message}");
+        (message.metadata.id, message.queries[0].query_type())
+    };
+    // glibc and musl: both families from one socket, one after the other without waiting; both answers are needed.
+    // Go: a socket for each.
+    for edns in [None, Some(1200), Some(1232)] {
+        for sockets in [1, 2] {
+            let mut all = Vec::new();
+            for _ in 0..sockets {
+                let socket = UdpSocket::bind(loopback()).await.unwrap();
+                socket.connect(address).await.unwrap();
+                all.push(socket);
+            }
+            let (first, last) = (&all[0], &all[sockets - 1]);
+            first.send(&ask(1, RecordType::A, edns)).await.unwrap();
+            last.send(&ask(2, RecordType::AAAA, edns)).await.unwrap();
+            let mut buffer = [0; 1500];
+            let mut seen = Vec::new();
+            for socket in [first, last] {
+                let length = socket.recv(&mut buffer).await.unwrap();
+                seen.push(read(&buffer[..length]));
+            }
+            assert_eq!(seen, [(1, RecordType::A), (2, RecordType::AAAA)]);
+        }
+    }
+}

@@ -16,12 +16,13 @@ use nix::{
 };
 
 use super::{
-    super::model::{PodSetup, SHARED_BIN},
+    super::{
+        model::{PodSetup, SHARED_BIN},
+        name_service::{NAME_SERVICES, target},
+    },
     ShimError, system,
 };
 
-/// Sockets by which a C library would ask the machine's name service, past the pod's resolv.conf.
-const NAME_SERVICES: [&str; 3] = ["/run/systemd/resolve", "/run/nscd", "/var/run/nscd"];
 const NONE: Option<&str> = None;
 
 /// Called in the first process of the new namespaces.
@@ -117,17 +118,4 @@ fn lay_over(from: &Path, to: &Path) -> Result<(), ShimError> {
         }
     }
     bind(from, &place)
-}
-
-/// Where a path leads, also when the last link points nowhere.
-fn target(path: &Path) -> PathBuf {
-    let mut at = path.to_path_buf();
-    for _ in 0..40 {
-        let Ok(link) = fs::read_link(&at) else { break };
-        at = at.parent().unwrap_or(Path::new("/")).join(link);
-    }
-    match (at.parent().and_then(|p| p.canonicalize().ok()), at.file_name()) {
-        (Some(parent), Some(name)) => parent.join(name),
-        _ => at,
-    }
 }

@@ -54,13 +54,13 @@ pub fn parse_passwd(text: &str) -> BTreeMap<u32, (u32, String)> {
         .collect()
 }
 
-/// How to start a container; the error is one line for the user.
+/// How to start a container; `services` are variables that the container may set otherwise. The error is one line for the user.
 pub fn container_spec(
     pod: &Pod,
     container: &Container,
     ips: &[IpAddr],
     attempt: u32,
-    machine: &Machine,
+    (machine, services): (&Machine, Vec<(String, String)>),
 ) -> Result<ContainerSpec, String> {
     let user = user(pod, container, machine)?;
     let home = user.and_then(|u| machine.users.get(&u.uid).map(|(_, home)| home.as_str())).unwrap_or("/");
@@ -80,6 +80,7 @@ pub fn container_spec(
     ]
     .map(|(k, v)| (k.to_owned(), v))
     .into();
+    env.extend(services);
     for variable in container.env.iter().flatten() {
         let value = value(variable, pod, ips, machine, &env)?;
         env.retain(|(k, _)| *k != variable.name);
@@ -302,7 +303,15 @@ mod tests {
     }
 
     fn spec_of(pod: &Pod, machine: &Machine) -> Result<ContainerSpec, String> {
-        container_spec(pod, &pod.spec.as_ref().unwrap().containers[0], &[IP.into(), IP6.into()], 2, machine)
+        let services =
+            vec![("DB_SERVICE_HOST".to_owned(), "10.96.0.3".to_owned()), ("DB_PORT".into(), "x".into())];
+        container_spec(
+            pod,
+            &pod.spec.as_ref().unwrap().containers[0],
+            &[IP.into(), IP6.into()],
+            2,
+            (machine, services),
+        )
     }
 
     #[test]
@@ -313,12 +322,16 @@ mod tests {
                     {"name": "GREETING", "value": "hello $(WHO) at $(IP)"},
                     {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
                     {"name": "IPS", "valueFrom": {"fieldRef": {"fieldPath": "status.podIPs"}}},
-                    {"name": "PATH", "value": "/opt:$(PATH)"}]}]}),
+                    {"name": "PATH", "value": "/opt:$(PATH)"},
+                    {"name": "DB_PORT", "value": "mine"},
+                    {"name": "DB", "value": "$(DB_SERVICE_HOST):$(DB_PORT)"}]}]}),
         );
         let spec = spec_of(&pod, &machine()).unwrap();
         assert_eq!(spec.argv, ["run", "hello web at $(IP)", "$(NOPE)", "$(A)", "5$"]);
         let env: BTreeMap<_, _> = spec.env.iter().cloned().collect();
         assert_eq!(env["PATH"], "/opt:/run/bin:/bin");
+        // A service's variable is known to the container's own, which win.
+        assert_eq!((env["DB"].as_str(), env["DB_PORT"].as_str()), ("10.96.0.3:mine", "mine"));
         assert_eq!(
             (env["IP"].as_str(), env["HOSTNAME"].as_str(), env["HOME"].as_str()),
             ("10.244.1.7", "web-1", "/")

@@ -444,12 +444,13 @@ impl<R: PodRuntime, N: PodNetwork> Worker<R, N> {
         let (Some(container), Some(ip)) = (container, self.ip) else {
             return Err(format!("container {name} is not in the pod any more"));
         };
+        let services = shared.links.variables(&self.pod).await;
         let spec = match spec::container_spec(
             &self.pod,
             container,
             &shared.config.addresses(ip),
             attempt,
-            &shared.machine,
+            (&shared.machine, services),
         ) {
             Ok(spec) => spec,
             Err(why) => {
