@@ -19,7 +19,7 @@ pub use diff::diff;
 pub use elements::{Elements, Id, Key, Op, Value};
 pub use family::{Families, Family};
 pub use ruleset::{Changes, Ruleset};
-pub use service::plan_service;
+pub use service::{are_planned_alike, balanced_addresses, has_hints, plan_service};
 pub use slots::{BIG_FIRST, BIG_LAST, EXACT};
 pub use udp::{Origin, Reach, UdpAddress};
 

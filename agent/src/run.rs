@@ -28,7 +28,6 @@ use crate::{
     identity::{self, IdentityError, Membership, renewal},
     net::{self, Family6, Net, NetConfig, NetError},
     nft::NftError,
-    plan::Viewpoint,
     runtime::{LocalRuntime, RuntimeConfig, RuntimeError},
     sync::{
         events::Recorder,
@@ -41,6 +40,7 @@ use crate::{
         readiness::Readiness,
         registration::{Boot, RegisterError, register},
         repairs, reporter, services,
+        viewpoint::Standpoint,
     },
 };
 
@@ -240,6 +240,8 @@ pub async fn run(
         shutdown.clone(),
     );
     parts.spawn(part("health checks", Box::pin(answers)));
+    let own = [Some(node_ip.into()), family6.map(|family| family.node_ip.into())];
+    let standpoint = Standpoint::new(node_name.clone(), own.into_iter().flatten().collect());
     let links = pods::ServiceLinks::default();
     let outputs = services::Outputs {
         dataplane: dataplane.clone(),
@@ -247,15 +249,7 @@ pub async fn run(
         doors,
         claims,
         health_checks,
-        here: Viewpoint {
-            node: node_name.to_string(),
-            zone: None,
-            addresses: [Some(node_ip.into()), family6.map(|family| family.node_ip.into())]
-                .into_iter()
-                .flatten()
-                .collect(),
-            others: [].into(),
-        },
+        here: standpoint.subscribe(),
         links: links.clone(),
         readiness: readiness.clone(),
     };
@@ -265,6 +259,7 @@ pub async fn run(
         node_name.clone(),
         net.clone(),
         dataplane.clone(),
+        standpoint,
         readiness.clone(),
         shutdown.clone(),
     );

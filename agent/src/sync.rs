@@ -14,4 +14,5 @@ pub mod registration;
 pub mod repairs;
 pub mod reporter;
 pub mod services;
+pub mod viewpoint;
 pub mod world;

@@ -63,10 +63,8 @@ impl Ruleset {
             work.insert(key.clone(), plan.as_ref().map(|plan| plan.ports.clone()));
         }
         for key in self.settle_claims(&work) {
-            if !work.contains_key(&key) {
-                let ports = self.services.get(&key).map(|applied| applied.ports.clone());
-                work.insert(key, ports);
-            }
+            let known = self.services.get(&key).map(|applied| &applied.ports);
+            work.entry(key).or_insert_with(|| known.cloned());
         }
         // All give up what they have before any takes: an address may move from one to another.
         let before: Vec<Applied> = work.keys().filter_map(|key| self.services.remove(key)).collect();

@@ -25,10 +25,7 @@ const HEADLESS: &str = "service.kubernetes.io/headless";
 pub fn plan_service(service: &Service, slices: &[&EndpointSlice], here: &Viewpoint) -> ServicePlan {
     let mut plan = ServicePlan::default();
     let Some(spec) = &service.spec else { return plan };
-    let labels = service.metadata.labels.iter().flatten();
-    if spec.type_.as_deref() == Some("ExternalName")
-        || labels.into_iter().any(|(label, _)| label == PROXY_NAME || label == HEADLESS)
-    {
+    if spec.type_.as_deref() == Some("ExternalName") || is_given_away(service) {
         return plan;
     }
     let since = service.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second());
@@ -71,6 +68,25 @@ pub fn plan_service(service: &Service, slices: &[&EndpointSlice], here: &Viewpoi
     plan
 }
 
+fn is_given_away(service: &Service) -> bool {
+    let labels = service.metadata.labels.as_ref();
+    labels.is_some_and(|labels| [PROXY_NAME, HEADLESS].iter().any(|label| labels.contains_key(*label)))
+}
+
+/// Whether a change between the two says nothing to the plan.
+pub fn are_planned_alike(a: &Service, b: &Service) -> bool {
+    let ingress = |s: &Service| s.status.as_ref().and_then(|s| s.load_balancer.clone()).unwrap_or_default();
+    a.spec == b.spec
+        && is_given_away(a) == is_given_away(b)
+        && a.metadata.creation_timestamp == b.metadata.creation_timestamp
+        && ingress(a) == ingress(b)
+}
+
+/// Whether endpoints of a slice say to whom they are near.
+pub fn has_hints(slice: &EndpointSlice) -> bool {
+    slice.endpoints.iter().any(|endpoint| endpoint.hints.is_some())
+}
+
 /// One of each family at most. A headless service has "None".
 fn cluster_ips(spec: &ServiceSpec) -> Vec<IpAddr> {
     let all = spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip);
@@ -83,15 +99,20 @@ fn cluster_ips(spec: &ServiceSpec) -> Vec<IpAddr> {
     out
 }
 
-/// The addresses of the load balancer at which this node answers: its own, if it is listed, and such as no node has. [KEP-1860]
+/// The addresses of the load balancer at which this node answers: its own, if it is listed, and such as no node has.
 fn load_balancer_ips(service: &Service, here: &Viewpoint) -> BTreeSet<IpAddr> {
+    let all = balanced_addresses(service);
+    all.filter(|ip| here.addresses.contains(ip) || !here.others.contains(ip)).collect()
+}
+
+/// The addresses of a load balancer, whosever they are. [KEP-1860]
+pub fn balanced_addresses(service: &Service) -> impl Iterator<Item = IpAddr> {
     let is_balanced = service.spec.as_ref().is_some_and(|s| s.type_.as_deref() == Some("LoadBalancer"));
     let status = service.status.as_ref().and_then(|s| s.load_balancer.as_ref()).filter(|_| is_balanced);
     let ingress = status.and_then(|s| s.ingress.as_ref()).into_iter().flatten();
     // A proxy in between wants to see every packet, the node's own ones, too.
     let direct = ingress.filter(|i| i.ip_mode.as_deref() != Some("Proxy"));
-    let ips = direct.filter_map(|i| address(i.ip.as_deref()?));
-    ips.filter(|ip| here.addresses.contains(ip) || !here.others.contains(ip)).collect()
+    direct.filter_map(|i| address(i.ip.as_deref()?))
 }
 
 /// An address at which packets may be taken; those that mean the node to itself are left to it, whoever wrote them.

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     peers::{Peers, sends_through_tunnel},
     readiness::Readiness,
+    viewpoint::Standpoint,
 };
 use crate::{
     dataplane::Handle,
@@ -31,12 +32,14 @@ pub async fn run(
     own: NodeName,
     net: Net,
     dataplane: Handle,
+    standpoint: Standpoint,
     readiness: Readiness,
     shutdown: CancellationToken,
 ) {
     let mut events = Informer::spawn(client.clone(), Target::collection(&NODES, None), ListParams::default());
     let ways = [net.ways(), net.ways6()];
-    let mut nodes = Nodes { own, net, dataplane, ways, known: BTreeMap::new(), peers: Peers::default() };
+    let mut nodes =
+        Nodes { own, net, dataplane, ways, known: BTreeMap::new(), standpoint, peers: Peers::default() };
     let mut applied: Option<BTreeMap<String, NodeRoute>> = None;
     let mut due: Option<Instant> = None;
     loop {
@@ -107,6 +110,7 @@ struct Nodes {
     /// By family.
     ways: [watch::Receiver<Ways>; 2],
     known: BTreeMap<String, NodeRoute>,
+    standpoint: Standpoint,
     peers: Peers,
 }
 
@@ -152,6 +156,7 @@ impl Nodes {
             }
             InformerEvent::Changed(_) => {}
         }
+        self.standpoint.put(&event);
         put(&mut self.known, self.own.as_str(), event);
     }
 }

@@ -8,7 +8,10 @@ use minisvc_proto::{
     path::Target,
     resource::{ENDPOINT_SLICES, SERVICES},
 };
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -42,8 +45,8 @@ pub struct Outputs {
     pub claims: Claims,
     /// The answers to load balancers' health checks.
     pub health_checks: HealthChecks,
-    /// The node they are for.
-    pub here: Viewpoint,
+    /// The node they are for; nothing is programmed before it is known.
+    pub here: watch::Receiver<Option<Viewpoint>>,
     /// The variables of pods.
     pub links: ServiceLinks,
     /// How far it has come.
@@ -58,7 +61,7 @@ pub async fn run(client: Client, mut outputs: Outputs, shutdown: CancellationTok
     let (mut services, mut slices) = (all(&SERVICES), all(&ENDPOINT_SLICES));
     let mut world = World::default();
     let mut pending: BTreeSet<ServiceKey> = BTreeSet::new();
-    let mut installed = false;
+    let (mut installed, mut has_moved) = (false, true);
     let mut retry = FIRST_RETRY;
     let mut due: Option<Instant> = None;
     let mut look_again: Option<Instant> = None;
@@ -74,6 +77,10 @@ pub async fn run(client: Client, mut outputs: Outputs, shutdown: CancellationTok
                 Some(event) => put_slice(&mut world, event),
                 None => return,
             },
+            changed = outputs.here.changed() => match changed {
+                Ok(()) => has_moved = true,
+                Err(_) => return,
+            },
             () = at(due) => due = None,
             () = at(look_again) => {
                 look_again = None;
@@ -83,8 +90,14 @@ pub async fn run(client: Client, mut outputs: Outputs, shutdown: CancellationTok
         // One transaction for all that has come meanwhile.
         drain(&mut services, |event| put_service(&mut world, event));
         drain(&mut slices, |event| put_slice(&mut world, event));
+        if std::mem::take(&mut has_moved)
+            && let Some(here) = outputs.here.borrow_and_update().clone()
+        {
+            world.look_from(here);
+        }
         pending.append(&mut world.take_dirty());
-        if !world.is_complete() || due.is_some_and(|at| at > Instant::now()) {
+        let Some(here) = world.here().filter(|_| world.is_complete()) else { continue };
+        if due.is_some_and(|at| at > Instant::now()) {
             continue;
         }
         // What exists is told to new containers, whether or not the kernel can have it.
@@ -94,7 +107,7 @@ pub async fn run(client: Client, mut outputs: Outputs, shutdown: CancellationTok
         outputs.links.complete();
         let seen = (world.services_seen, world.slices_seen);
         if !installed || !pending.is_empty() {
-            if let Err(error) = program(&world, &pending, &mut outputs).await {
+            if let Err(error) = program(&world, here, &pending, &mut outputs).await {
                 tracing::error!(%error, services = pending.len(), "the kernel refused; trying again in {retry:?}");
                 outputs.readiness.fails(PART, &error);
                 due = Some(Instant::now() + retry);
@@ -122,6 +135,7 @@ fn is_ours(service: &Service) -> bool {
 /// Kernel first: a name must not lead to an address that is not served yet.
 async fn program(
     world: &World,
+    here: &Viewpoint,
     keys: &BTreeSet<ServiceKey>,
     outputs: &mut Outputs,
 ) -> Result<(), crate::nft::NftError> {
@@ -129,7 +143,7 @@ async fn program(
         .iter()
         .map(|key| {
             let found = world.service(key).map(|(service, slices)| {
-                let plan = plan_service(service, &slices, &outputs.here);
+                let plan = plan_service(service, &slices, here);
                 (service, slices, plan)
             });
             (key, found)
@@ -137,13 +151,12 @@ async fn program(
         .collect();
     // Those that are gone first: what they had is free for the others.
     planned.sort_by_key(|(_, found)| found.is_some());
-    let own = &outputs.here.addresses;
     for (key, found) in &mut planned {
         let (uid, plan, balances) = match found {
             Some((service, _, plan)) => (service.metadata.uid.as_deref(), Some(plan), is_ours(service)),
             None => (None, None, false),
         };
-        outputs.claims.settle(key, uid.unwrap_or_default(), plan, own, balances);
+        outputs.claims.settle(key, uid.unwrap_or_default(), plan, &here.addresses, balances);
     }
     let plan_of = |found: &Option<(_, _, ServicePlan)>| found.as_ref().map(|(_, _, plan)| plan.clone());
     let touched = planned.iter().map(|(key, found)| ((*key).clone(), plan_of(found))).collect();

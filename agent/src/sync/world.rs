@@ -2,13 +2,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
 };
 
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use minisvc_proto::{Object, Revision, watch::EventType};
 
-use crate::plan::ServiceKey;
+use crate::plan::{ServiceKey, Viewpoint, are_planned_alike, balanced_addresses, has_hints};
 
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
@@ -22,6 +23,9 @@ pub struct World {
     slices: BTreeMap<ServiceKey, BTreeMap<String, EndpointSlice>>,
     /// Which service a slice belonged to, so that a slice that moves or goes touches the right one.
     slice_owner: BTreeMap<SliceId, ServiceKey>,
+    /// Those that a load balancer leads to: other nodes' addresses matter to them.
+    balanced: BTreeSet<ServiceKey>,
+    here: Option<Viewpoint>,
     dirty: BTreeSet<ServiceKey>,
     /// Every Service change up to here is in this picture.
     pub services_seen: Revision,
@@ -53,8 +57,7 @@ impl World {
             self.services.keys().filter(|k| !now.contains(*k)).cloned().collect()
         };
         for key in gone {
-            self.services.remove(&key);
-            self.dirty.insert(key);
+            self.drop_service(key);
         }
         for object in objects {
             self.put_service(object);
@@ -67,12 +70,7 @@ impl World {
     pub fn service_event(&mut self, kind: EventType, object: &Object) {
         match kind {
             EventType::Added | EventType::Modified => self.put_service(object),
-            EventType::Deleted => {
-                let key = service_key(object);
-                if self.services.remove(&key).is_some() {
-                    self.dirty.insert(key);
-                }
-            }
+            EventType::Deleted => self.drop_service(service_key(object)),
             EventType::Bookmark | EventType::Error => {}
         }
         self.services_seen = object.revision().unwrap_or(self.services_seen).max(self.services_seen);
@@ -83,14 +81,49 @@ impl World {
         // An object of a shape that we cannot read is left out, loudly, rather than programmed wrongly.
         match object.typed::<Service>() {
             Ok(service) => {
-                // Status-only changes touch no rule.
-                if self.services.get(&key).is_none_or(|old| old.spec != service.spec) {
+                // Conditions and the like touch no rule.
+                if self.services.get(&key).is_none_or(|old| !are_planned_alike(old, &service)) {
                     self.dirty.insert(key.clone());
+                }
+                if balanced_addresses(&service).next().is_some() {
+                    self.balanced.insert(key.clone());
+                } else {
+                    self.balanced.remove(&key);
                 }
                 self.services.insert(key, service);
             }
             Err(error) => tracing::error!(service = ?key, %error, "unreadable Service ignored"),
         }
+    }
+
+    fn drop_service(&mut self, key: ServiceKey) {
+        self.balanced.remove(&key);
+        if self.services.remove(&key).is_some() {
+            self.dirty.insert(key);
+        }
+    }
+
+    /// Where this node stands; `None`: not known yet.
+    pub fn here(&self) -> Option<&Viewpoint> {
+        self.here.as_ref()
+    }
+
+    /// This node has moved, or others came and went: touches the services that look different from here.
+    pub fn look_from(&mut self, here: Viewpoint) {
+        let Some(before) = self.here.replace(here) else { return };
+        let Some(here) = &self.here else { return };
+        if before.zone != here.zone {
+            let hinted = self.slices.iter().filter(|(_, slices)| slices.values().any(has_hints));
+            self.dirty.extend(hinted.map(|(key, _)| key.clone()));
+        }
+        let own = before.addresses.symmetric_difference(&here.addresses);
+        let moved: BTreeSet<&IpAddr> = own.chain(before.others.symmetric_difference(&here.others)).collect();
+        if moved.is_empty() {
+            return;
+        }
+        let is_concerned = |service: &Service| balanced_addresses(service).any(|ip| moved.contains(&ip));
+        let concerned = self.balanced.iter().filter(|key| self.services.get(*key).is_some_and(is_concerned));
+        self.dirty.extend(concerned.cloned());
     }
 
     /// The whole list of slices.
@@ -202,6 +235,56 @@ mod tests {
         assert_eq!((world.take_dirty().len(), world.services_seen), (0, Revision(4)));
         world.service_event(EventType::Modified, &service("web", 81, 5));
         assert_eq!(world.take_dirty(), BTreeSet::from([key("web")]));
+    }
+
+    fn balanced(ingress: &serde_json::Value) -> Arc<Object> {
+        object(serde_json::json!({"apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": "lb", "namespace": "default", "resourceVersion": "5"},
+            "spec": {"type": "LoadBalancer", "clusterIP": "10.96.0.8", "ports": [{"port": 80}]},
+            "status": {"loadBalancer": {"ingress": ingress}}}))
+    }
+
+    #[test]
+    fn a_load_balancers_status_and_the_label_that_gives_a_service_away_touch_it() {
+        let mut world = World::default();
+        let one = serde_json::json!([{"ip": "192.0.2.1"}]);
+        for (ingress, touched) in [(&serde_json::json!([]), 1), (&one, 1), (&one, 0)] {
+            world.service_event(EventType::Modified, &balanced(ingress));
+            assert_eq!(world.take_dirty().len(), touched, "{ingress}");
+        }
+        let mut given_away = (*balanced(&one)).clone();
+        let labels = serde_json::json!({"service.kubernetes.io/service-proxy-name": "mine"});
+        given_away.metadata_mut().insert("labels".into(), labels);
+        world.service_event(EventType::Modified, &given_away);
+        assert_eq!(world.take_dirty(), BTreeSet::from([key("lb")]));
+    }
+
+    #[test]
+    fn a_node_that_moves_touches_what_looks_different_from_there_and_no_more() {
+        let ips = |ips: &[&str]| ips.iter().map(|ip| ip.parse().unwrap()).collect::<BTreeSet<IpAddr>>();
+        let at = |zone: &str, others: &[&str]| Viewpoint {
+            node: "here".into(),
+            zone: Some(zone.into()),
+            addresses: ips(&["192.0.2.1"]),
+            others: ips(others),
+        };
+        let mut world = World::default();
+        let hinted = object(
+            serde_json::json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"name": "api-1", "namespace": "default", "labels": {SERVICE_LABEL: "api"}},
+            "endpoints": [{"addresses": ["10.244.1.2"], "hints": {"forZones": [{"name": "z"}]}}]}),
+        );
+        world.reset_slices(Revision(1), &[slice("web-1", "web"), hinted]);
+        let lb = balanced(&serde_json::json!([{"ip": "192.0.2.2"}]));
+        world.reset_services(Revision(1), &[service("web", 80, 1), service("api", 80, 1), lb]);
+        world.look_from(at("z", &[]));
+        world.take_dirty();
+        world.look_from(at("y", &[]));
+        assert_eq!(world.take_dirty(), BTreeSet::from([key("api")]));
+        world.look_from(at("y", &["192.0.2.3"]));
+        assert_eq!(world.take_dirty(), BTreeSet::new());
+        world.look_from(at("y", &["192.0.2.2", "192.0.2.3"]));
+        assert_eq!(world.take_dirty(), BTreeSet::from([key("lb")]));
     }
 
     #[test]

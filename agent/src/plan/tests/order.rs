@@ -25,9 +25,12 @@ fn endpoints() -> impl Strategy<Value = (Backends, Backends)> {
         let some = |is: fn(u8) -> bool| -> BTreeSet<Pod> {
             list.iter().filter(|(_, how)| is(*how)).map(|(n, _)| pod(*n)).collect()
         };
-        let choose = |active: BTreeSet<Pod>, draining: BTreeSet<Pod>| match active.is_empty() {
-            true => Backends { active: draining, draining: [].into() },
-            false => Backends { draining: &draining - &active, active },
+        let choose = |active: BTreeSet<Pod>, draining: BTreeSet<Pod>| {
+            if active.is_empty() {
+                Backends { active: draining, draining: [].into() }
+            } else {
+                Backends { draining: &draining - &active, active }
+            }
         };
         let cluster = choose(some(|how| how < 4), some(|how| how >= 4));
         let local = choose(some(|how| how == 0 || how == 1), some(|how| how == 4));
@@ -72,7 +75,9 @@ fn step() -> impl Strategy<Value = Step> {
         let ports = vec(prop_oneof![port(service, 53), port(service, 54)], 0..3).prop_map(|mut ports| {
             // A service has an age, and a port once.
             let since = ports.first().map_or(0, |p| p.since);
-            ports.iter_mut().for_each(|p| p.since = since);
+            for port in &mut ports {
+                port.since = since;
+            }
             ports.dedup_by_key(|p| p.port);
             ServicePlan { ports }
         });
