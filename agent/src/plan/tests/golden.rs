@@ -57,7 +57,7 @@ fn element(out: &mut String, key: &Key, value: Value) {
         Value::Drop => writeln!(out, " : drop"),
         Value::Pod(ip, port) => writeln!(out, " : {ip} . {port}"),
         Value::Number(n) => writeln!(out, " : {n}"),
-        Value::Present => writeln!(out),
+        Value::Present | Value::Zone(_) | Value::Mark(_) => writeln!(out),
     }
     .unwrap();
 }
