@@ -8,6 +8,10 @@ mod cluster;
 mod echo;
 #[path = "packets/golden.rs"]
 mod golden;
+#[path = "packets/policies.rs"]
+mod policies;
+#[path = "packets/second_family.rs"]
+mod second_family;
 #[path = "packets/source.rs"]
 mod source;
 #[path = "packets/tunnel.rs"]

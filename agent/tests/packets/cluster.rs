@@ -2,15 +2,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::Duration,
 };
 
 use anyhow::Context;
+use k8s_openapi::api::{core::v1::Service as ApiService, discovery::v1::EndpointSlice};
 use minisvc_agent::{
     dataplane::{self, Dataplane, Handle},
-    net::{LinkName, Net, NetConfig, NodeRoute, Way, mac_of},
-    plan::{Backends, Proto, ServiceKey, ServicePlan, ServicePort},
+    net::{Family6, LinkName, Net, NetConfig, NodeRoute, NodeRoute6, Way, mac_of},
+    plan::{Backends, Proto, ServiceKey, ServicePlan, ServicePort, Viewpoint, plan_service},
     source::{self, Peer},
 };
 use minisvc_tests::{
@@ -45,6 +46,24 @@ pub fn node_ip(n: u8) -> Ipv4Addr {
     Ipv4Addr::new(192, 0, 2, 10 + n)
 }
 
+/// The client's second address.
+pub const CLIENT6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x100);
+
+/// Second address of the n-th node, from 1.
+pub fn node_ip6(n: u8) -> Ipv6Addr {
+    Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10 + u16::from(n))
+}
+
+fn family6(n: u8) -> Family6 {
+    Family6 {
+        node_ip: node_ip6(n),
+        local_pod_cidr: format!("fd69:6d69:6e6a:{n}::/64").parse().unwrap(),
+        pod_cidr: "fd69:6d69:6e6a::/48".parse().unwrap(),
+        service_cidr: "fd69:6d69:6e69:ffff::/112".parse().unwrap(),
+        dns_ip: "fd69:6d69:6e69:ffff::a".parse().unwrap(),
+    }
+}
+
 fn pod_cidr(n: u8) -> ipnet::Ipv4Net {
     format!("10.244.{n}.0/24").parse().unwrap()
 }
@@ -58,6 +77,8 @@ pub struct Service {
     pub affinity: Option<u32>,
     pub endpoints: BTreeSet<(IpAddr, u16)>,
     pub draining: BTreeSet<(IpAddr, u16)>,
+    /// Ports of the second family.
+    pub second: Vec<ServicePort>,
 }
 
 impl Service {
@@ -65,7 +86,15 @@ impl Service {
         let [high, low] = number.to_be_bytes();
         let ip = Ipv4Addr::new(10, 96, 1 + high, low);
         let none = BTreeSet::new();
-        Service { number, ip, node_port: None, affinity: None, endpoints: none.clone(), draining: none }
+        Service {
+            number,
+            ip,
+            node_port: None,
+            affinity: None,
+            endpoints: none.clone(),
+            draining: none,
+            second: vec![],
+        }
     }
 
     pub fn node_port(self, node_port: u16) -> Self {
@@ -99,7 +128,8 @@ impl Service {
             cluster: Backends { active: self.endpoints.clone(), draining: self.draining.clone() },
             ..ServicePort::new(self.ip.into(), proto, 80)
         };
-        ServicePlan { ports: vec![port(Proto::Tcp), port(Proto::Udp)] }
+        let first = [port(Proto::Tcp), port(Proto::Udp)];
+        ServicePlan { ports: first.into_iter().chain(self.second.iter().cloned()).collect() }
     }
 }
 
@@ -121,16 +151,19 @@ impl Node {
     }
 
     async fn set_direct(&self, nodes: &[NodeRoute]) -> anyhow::Result<()> {
-        let ways = self.net.ways().borrow().clone();
-        let direct = nodes.iter().filter(|n| ways.get(&n.name) == Some(&Way::Direct)).map(|n| n.ip);
-        Ok(self.dataplane.set_direct(direct.map(IpAddr::V4).collect()).await?)
+        let (ways, ways6) = (self.net.ways().borrow().clone(), self.net.ways6().borrow().clone());
+        let first = nodes.iter().filter(|n| ways.get(&n.name) == Some(&Way::Direct)).map(|n| n.ip.into());
+        let second = nodes.iter().filter(|n| ways6.get(&n.name) == Some(&Way::Direct));
+        let second = second.filter_map(|n| Some(n.family6?.ip.into()));
+        Ok(self.dataplane.set_direct(first.chain(second).collect()).await?)
     }
 }
 
 struct Pod {
     namespace: Namespace,
     ip: Ipv4Addr,
-    _server: Server,
+    second: Option<Ipv6Addr>,
+    _servers: Vec<Server>,
 }
 
 /// The cluster of a test.
@@ -141,11 +174,14 @@ pub struct Cluster {
     far_client: Option<Namespace>,
     nodes: Vec<Node>,
     pods: BTreeMap<String, Pod>,
+    /// Both families.
+    is_dual: bool,
 }
 
-async fn start(n: u8, ip: Ipv4Addr) -> anyhow::Result<(Net, Handle)> {
+async fn start(n: u8, ip: Ipv4Addr, is_dual: bool) -> anyhow::Result<(Net, Handle)> {
     let (service_cidr, all_pods) = ("10.96.0.0/16".parse()?, "10.244.0.0/16".parse()?);
     let (dns_ip, node_port_range) = (Ipv4Addr::new(10, 96, 0, 10), (30000, 32767));
+    let family6 = is_dual.then(|| family6(n));
     let net = Net::start(NetConfig {
         node_ip: ip,
         local_pod_cidr: pod_cidr(n),
@@ -154,7 +190,7 @@ async fn start(n: u8, ip: Ipv4Addr) -> anyhow::Result<(Net, Handle)> {
         dns_ip,
         node_port_range,
         vxlan_port: VXLAN_PORT,
-        family6: None,
+        family6,
     })
     .await?;
     let dataplane = Dataplane::start(dataplane::Config {
@@ -165,7 +201,7 @@ async fn start(n: u8, ip: Ipv4Addr) -> anyhow::Result<(Net, Handle)> {
         local_pod_cidr: pod_cidr(n),
         node_port_range,
         vxlan_port: VXLAN_PORT,
-        family6: None,
+        family6,
     })?;
     Ok((net, dataplane))
 }
@@ -214,18 +250,45 @@ impl Cluster {
         Self::with(vec![here, there], Some(router), clients, nodes)
     }
 
+    /// Nodes on one LAN, with both families.
+    pub fn dual(count: u8) -> anyhow::Result<Self> {
+        let mut lan = Lan::new(LAN)?;
+        let client = lan.machine("client", CLIENT)?;
+        Lan::second_address(&client, "eth0", CLIENT6)?;
+        let mut nodes = Vec::new();
+        for n in 1..=count {
+            let node = lan.machine(&format!("node-{n}"), node_ip(n))?;
+            Lan::second_address(&node, "eth0", node_ip6(n))?;
+            // Somewhere to send what is for nobody on the LAN.
+            let nobody = CLIENT6.to_string();
+            node.run("ip", &["-6", "route", "add", "default", "via", &nobody, "dev", "eth0"])?;
+            nodes.push((node, node_ip(n)));
+        }
+        Self::with_families(vec![lan], None, (client, None), nodes, true)
+    }
+
     fn with(
+        lans: Vec<Lan>,
+        router: Option<Namespace>,
+        clients: (Namespace, Option<Namespace>),
+        machines: Vec<(Namespace, Ipv4Addr)>,
+    ) -> anyhow::Result<Self> {
+        Self::with_families(lans, router, clients, machines, false)
+    }
+
+    fn with_families(
         lans: Vec<Lan>,
         router: Option<Namespace>,
         (client, far_client): (Namespace, Option<Namespace>),
         machines: Vec<(Namespace, Ipv4Addr)>,
+        is_dual: bool,
     ) -> anyhow::Result<Self> {
         let mut nodes = Vec::new();
         for (n, (namespace, ip)) in (1..).zip(machines) {
-            let (net, dataplane) = namespace.block_on(async || start(n, ip).await)?;
+            let (net, dataplane) = namespace.block_on(async || start(n, ip, is_dual).await)?;
             nodes.push(Node { namespace, ip, net, dataplane });
         }
-        let cluster = Cluster { lans, router, client, far_client, nodes, pods: BTreeMap::new() };
+        let cluster = Cluster { lans, router, client, far_client, nodes, pods: BTreeMap::new(), is_dual };
         cluster.apply([])?;
         for n in cluster.numbers() {
             cluster.set_nodes(n, &cluster.numbers())?;
@@ -244,7 +307,9 @@ impl Cluster {
             ip: ip(n),
             pod_cidr: pod_cidr(n),
             tunnels: false,
-            family6: None,
+            family6: self
+                .is_dual
+                .then(|| NodeRoute6 { ip: node_ip6(n), pod_cidr: family6(n).local_pod_cidr }),
         };
         nodes.iter().map(|n| route(*n)).collect()
     }
@@ -256,8 +321,12 @@ impl Cluster {
         let on = self.on(node);
         let link = LinkName::of_pod(name);
         on.namespace.block_on(async || Ok(on.net.attach(link, ip, namespace.fd()?).await?))?;
-        let server = Server::start(&namespace, POD_PORT)?;
-        self.pods.insert(name.to_owned(), Pod { namespace, ip, _server: server });
+        let mut servers = vec![Server::start(&namespace, POD_PORT)?];
+        let second = self.is_dual.then(|| family6(node).pod_address(ip, pod_cidr(node)));
+        if let Some(ip) = second {
+            servers.push(Server::start_on(&namespace, ip, POD_PORT)?);
+        }
+        self.pods.insert(name.to_owned(), Pod { namespace, ip, second, _servers: servers });
         Ok(())
     }
 
@@ -272,6 +341,11 @@ impl Cluster {
 
     pub fn ip(&self, pod: &str) -> Ipv4Addr {
         self.pods[pod].ip
+    }
+
+    /// A pod's second address.
+    pub fn ip6(&self, pod: &str) -> Ipv6Addr {
+        self.pods[pod].second.unwrap()
     }
 
     pub fn node(&self, n: u8) -> &Namespace {
@@ -298,6 +372,31 @@ impl Cluster {
         self.touch(&[(Service::new(number).key(), None)])
     }
 
+    /// Programs one service of the API on every node, as each of them sees it.
+    pub fn serve(&self, service: &ApiService, slices: &[EndpointSlice]) -> anyhow::Result<()> {
+        let addresses = |n: u8, node: &Node| -> BTreeSet<IpAddr> {
+            std::iter::once(node.ip.into()).chain(self.is_dual.then(|| node_ip6(n).into())).collect()
+        };
+        let all: BTreeSet<IpAddr> = (1..).zip(&self.nodes).flat_map(|(n, node)| addresses(n, node)).collect();
+        let key = ServiceKey {
+            namespace: "default".into(),
+            name: service.metadata.name.clone().context("a service without a name")?,
+        };
+        for (n, node) in (1..).zip(&self.nodes) {
+            let own = addresses(n, node);
+            let here = Viewpoint {
+                node: format!("node-{n}"),
+                zone: None,
+                others: all.difference(&own).copied().collect(),
+                addresses: own,
+            };
+            let plan = plan_service(service, &slices.iter().collect::<Vec<_>>(), &here);
+            let touched = vec![(key.clone(), Some(plan))];
+            node.namespace.block_on(async || Ok(node.dataplane.apply(touched).await?))?;
+        }
+        Ok(())
+    }
+
     fn touch(&self, touched: &[(ServiceKey, Option<ServicePlan>)]) -> anyhow::Result<()> {
         for node in &self.nodes {
             node.namespace.block_on(async || Ok(node.dataplane.apply(touched.to_vec()).await?))?;
@@ -307,16 +406,19 @@ impl Cluster {
 
     /// New agents on every node; the next [`Cluster::apply`] must bring all services.
     pub fn restart_agents(&mut self) -> anyhow::Result<()> {
+        let is_dual = self.is_dual;
         for (n, node) in (1..).zip(&mut self.nodes) {
-            (node.net, node.dataplane) = node.namespace.block_on(async || start(n, node.ip).await)?;
+            (node.net, node.dataplane) =
+                node.namespace.block_on(async || start(n, node.ip, is_dual).await)?;
         }
         Ok(())
     }
 
     /// A new agent on one node; the next [`Cluster::program`] must bring all services.
     pub fn restart_agent(&mut self, n: u8) -> anyhow::Result<()> {
+        let is_dual = self.is_dual;
         let node = &mut self.nodes[usize::from(n) - 1];
-        (node.net, node.dataplane) = node.namespace.block_on(async || start(n, node.ip).await)?;
+        (node.net, node.dataplane) = node.namespace.block_on(async || start(n, node.ip, is_dual).await)?;
         Ok(())
     }
 
