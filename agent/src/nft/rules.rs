@@ -170,14 +170,6 @@ fn sources(batch: &mut Batch, fixed: &Addresses) {
         cmp(v, R, false, &octets(fixed.node_ip));
         goto(v, "entered");
     });
-    // The same for an endpoint that is no pod, a machine outside.
-    batch.rule("postrouting", |v| {
-        translated(v);
-        meant_for_net(v, fixed.service_cidr, false);
-        to_net(v, fixed.pod_cidr, false);
-        fib_local(v, 1, false);
-        masquerade(v);
-    });
     // Nobody outside of the cluster knows a pod's address, and no router on the way to a node on another network.
     batch.rule("postrouting", |v| {
         from_net(v, fixed.local_pod_cidr, true);

@@ -54,9 +54,24 @@ pub fn node_ip6(n: u8) -> Ipv6Addr {
     Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10 + u16::from(n))
 }
 
-fn family6(n: u8) -> Family6 {
+/// The router's second addresses.
+const LAN6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+const FAR_LAN6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xf, 0, 0, 0, 0, 1);
+
+/// Second address of the n-th node of the other network.
+pub fn far_ip6(n: u8) -> Ipv6Addr {
+    Ipv6Addr::new(0x2001, 0xdb8, 0xf, 0, 0, 0, 0, 0x10 + u16::from(n))
+}
+
+/// Second address of the node with this one.
+fn second_of(ip: Ipv4Addr) -> Ipv6Addr {
+    let n = ip.octets()[3] - 10;
+    if ip == far_ip(n) { far_ip6(n) } else { node_ip6(n) }
+}
+
+fn family6(n: u8, ip: Ipv4Addr) -> Family6 {
     Family6 {
-        node_ip: node_ip6(n),
+        node_ip: second_of(ip),
         local_pod_cidr: format!("fd69:6d69:6e6a:{n}::/64").parse().unwrap(),
         pod_cidr: "fd69:6d69:6e6a::/48".parse().unwrap(),
         service_cidr: "fd69:6d69:6e69:ffff::/112".parse().unwrap(),
@@ -181,7 +196,7 @@ pub struct Cluster {
 async fn start(n: u8, ip: Ipv4Addr, is_dual: bool) -> anyhow::Result<(Net, Handle)> {
     let (service_cidr, all_pods) = ("10.96.0.0/16".parse()?, "10.244.0.0/16".parse()?);
     let (dns_ip, node_port_range) = (Ipv4Addr::new(10, 96, 0, 10), (30000, 32767));
-    let family6 = is_dual.then(|| family6(n));
+    let family6 = is_dual.then(|| family6(n, ip));
     let net = Net::start(NetConfig {
         node_ip: ip,
         local_pod_cidr: pod_cidr(n),
@@ -230,24 +245,50 @@ impl Cluster {
     /// Two nodes on one LAN and the third on another; the router in between knows nothing of pods, and drops what is from or to any
     /// address of another network.
     pub fn routed() -> anyhow::Result<Self> {
+        Self::across_a_router(false)
+    }
+
+    /// The same with both families.
+    pub fn routed_dual() -> anyhow::Result<Self> {
+        Self::across_a_router(true)
+    }
+
+    fn across_a_router(is_dual: bool) -> anyhow::Result<Self> {
         let (mut here, mut there) = (Lan::switch(LAN)?, Lan::switch(FAR_LAN)?);
         let router = Namespace::new("router")?;
         here.connect(&router, "near", LAN)?;
         there.connect(&router, "far", FAR_LAN)?;
         router.run("sysctl", &["-qw", "net.ipv4.ip_forward=1", "net.ipv4.conf.all.rp_filter=1"])?;
-        let networks = "{ 192.0.2.0/24, 198.51.100.0/24 }";
-        let rules = format!(
-            "table ip router {{ chain forward {{ type filter hook forward priority 0; policy drop; \
-             ip saddr {networks} ip daddr {networks} accept; }}; }}"
-        );
-        router.run("nft", &[&rules])?;
+        for (family, networks) in
+            [("ip", "{ 192.0.2.0/24, 198.51.100.0/24 }"), ("ip6", "{ 2001:db8::/64, 2001:db8:f::/64 }")]
+        {
+            let rules = format!(
+                "table {family} router {{ chain forward {{ type filter hook forward priority 0; policy drop; \
+                 {family} saddr {networks} {family} daddr {networks} accept; }}; }}"
+            );
+            router.run("nft", &[&rules])?;
+        }
         let clients = (here.machine("client", CLIENT)?, Some(there.machine("far-client", FAR_CLIENT)?));
         let nodes = vec![
             (here.machine("node-1", node_ip(1))?, node_ip(1)),
             (here.machine("node-2", node_ip(2))?, node_ip(2)),
             (there.machine("node-3", far_ip(3))?, far_ip(3)),
         ];
-        Self::with(vec![here, there], Some(router), clients, nodes)
+        if is_dual {
+            router.run("sysctl", &["-qw", "net.ipv6.conf.all.forwarding=1"])?;
+            Lan::second_address(&router, "near", LAN6)?;
+            Lan::second_address(&router, "far", FAR_LAN6)?;
+            Lan::second_address(&clients.0, "eth0", CLIENT6)?;
+            let near = nodes.iter().map(|(node, ip)| (node, second_of(*ip)));
+            for (machine, ip) in near.clone() {
+                Lan::second_address(machine, "eth0", ip)?;
+            }
+            for (machine, ip) in near.chain([(&clients.0, CLIENT6)]) {
+                let router = if ip.segments()[2] == 0 { LAN6 } else { FAR_LAN6 }.to_string();
+                machine.run("ip", &["-6", "route", "add", "default", "via", &router, "dev", "eth0"])?;
+            }
+        }
+        Self::with_families(vec![here, there], Some(router), clients, nodes, is_dual)
     }
 
     /// Nodes on one LAN, with both families.
@@ -309,7 +350,7 @@ impl Cluster {
             tunnels: false,
             family6: self
                 .is_dual
-                .then(|| NodeRoute6 { ip: node_ip6(n), pod_cidr: family6(n).local_pod_cidr }),
+                .then(|| NodeRoute6 { ip: second_of(ip(n)), pod_cidr: family6(n, ip(n)).local_pod_cidr }),
         };
         nodes.iter().map(|n| route(*n)).collect()
     }
@@ -322,7 +363,7 @@ impl Cluster {
         let link = LinkName::of_pod(name);
         on.namespace.block_on(async || Ok(on.net.attach(link, ip, namespace.fd()?).await?))?;
         let mut servers = vec![Server::start(&namespace, POD_PORT)?];
-        let second = self.is_dual.then(|| family6(node).pod_address(ip, pod_cidr(node)));
+        let second = self.is_dual.then(|| family6(node, self.on(node).ip).pod_address(ip, pod_cidr(node)));
         if let Some(ip) = second {
             servers.push(Server::start_on(&namespace, ip, POD_PORT)?);
         }
@@ -374,16 +415,16 @@ impl Cluster {
 
     /// Programs one service of the API on every node, as each of them sees it.
     pub fn serve(&self, service: &ApiService, slices: &[EndpointSlice]) -> anyhow::Result<()> {
-        let addresses = |n: u8, node: &Node| -> BTreeSet<IpAddr> {
-            std::iter::once(node.ip.into()).chain(self.is_dual.then(|| node_ip6(n).into())).collect()
+        let addresses = |node: &Node| -> BTreeSet<IpAddr> {
+            std::iter::once(node.ip.into()).chain(self.is_dual.then(|| second_of(node.ip).into())).collect()
         };
-        let all: BTreeSet<IpAddr> = (1..).zip(&self.nodes).flat_map(|(n, node)| addresses(n, node)).collect();
+        let all: BTreeSet<IpAddr> = self.nodes.iter().flat_map(addresses).collect();
         let key = ServiceKey {
             namespace: "default".into(),
             name: service.metadata.name.clone().context("a service without a name")?,
         };
         for (n, node) in (1..).zip(&self.nodes) {
-            let own = addresses(n, node);
+            let own = addresses(node);
             let here = Viewpoint {
                 node: format!("node-{n}"),
                 zone: None,
@@ -444,6 +485,11 @@ impl Cluster {
     /// How a node reaches another one.
     pub fn way(&self, from: u8, to: u8) -> Option<Way> {
         self.on(from).net.ways().borrow().get(&format!("node-{to}")).copied()
+    }
+
+    /// The same of the second family.
+    pub fn way6(&self, from: u8, to: u8) -> Option<Way> {
+        self.on(from).net.ways6().borrow().get(&format!("node-{to}")).copied()
     }
 
     /// Waits until a node reaches another one like this, and tells the rules.

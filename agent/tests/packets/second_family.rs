@@ -6,14 +6,18 @@ use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
 };
 
-use minisvc_agent::{nft::Nft, plan::Proto, plan::ServicePort};
+use minisvc_agent::{
+    net::Way,
+    nft::Nft,
+    plan::{Proto, ServicePort},
+};
 use minisvc_tests::{
     netns::{Namespace, isolated},
     traffic::{self, Answer, Connection, Flow, SILENCE},
 };
 
 use crate::{
-    cluster::{CLIENT6, Cluster, POD_PORT, Service, node_ip, node_ip6},
+    cluster::{CLIENT6, Cluster, POD_PORT, Service, far_ip6, node_ip, node_ip6},
     names,
 };
 
@@ -207,6 +211,61 @@ fn affinity_repair_and_restart_know_both_families() -> anyhow::Result<()> {
             cluster.node(2).enter(|| traffic::tcp(three.address()))?.client.ip(),
             IpAddr::from(node_ip(2))
         );
+        Ok(())
+    })
+}
+
+#[test]
+fn pods_behind_a_router_are_reached_through_the_tunnel() -> anyhow::Result<()> {
+    isolated("second_family::pods_behind_a_router_are_reached_through_the_tunnel", || {
+        let mut cluster = Cluster::routed_dual()?;
+        for (node, pod) in [(1, "a"), (2, "b"), (3, "c")] {
+            cluster.pod(node, pod)?;
+        }
+        for (from, to, way) in
+            [(1, 2, Way::Direct), (1, 3, Way::Vxlan), (3, 1, Way::Vxlan), (2, 3, Way::Vxlan)]
+        {
+            assert_eq!(cluster.way6(from, to), Some(way), "{from} to {to}");
+        }
+        let inside =
+            |n: u8| -> IpAddr { Ipv6Addr::new(0xfd69, 0x6d69, 0x6e6a, u16::from(n), 0, 0, 0, 0).into() };
+        let of = |pod: &str| IpAddr::from(cluster.ip6(pod));
+        let mut web = both(&cluster, 1, &["c"]);
+        web.second.iter_mut().for_each(|port| port.node_port = Some(30_080));
+        cluster.apply([&web])?;
+        let service = SocketAddr::new(cluster_ip(1).into(), 80);
+        let node_port = |ip: Ipv6Addr| SocketAddr::new(ip.into(), 30_080);
+        let pod = SocketAddr::new(of("c"), POD_PORT);
+        for ask in ASK {
+            for (at, to, source) in [
+                (cluster.ns("a"), pod, of("a")),
+                (cluster.ns("a"), service, of("a")),
+                (cluster.ns("b"), service, of("b")),
+                (cluster.node(1), pod, inside(1)),
+                (cluster.node(1), service, inside(1)),
+                (cluster.outside(), node_port(node_ip6(1)), inside(1)),
+                (cluster.outside(), node_port(far_ip6(3)), CLIENT6.into()),
+                (cluster.ns("a"), node_port(node_ip6(2)), of("a")),
+            ] {
+                let seen = seen(at, to, 2, ask)?;
+                assert_eq!(seen.0, names(["c"]), "{} to {to}", at.name());
+                // A pod of another node that calls a nodePort may be seen by that node's address.
+                let also = if at.name() == "a" && to == node_port(node_ip6(2)) { inside(2) } else { source };
+                assert!(
+                    seen.1.iter().all(|ip| [source, also].contains(ip)),
+                    "{} to {to}: {seen:?}",
+                    at.name()
+                );
+            }
+        }
+        // Segments fit the tunnel from the first one on: 1,500 less VXLAN over IPv4 (50) and the headers of IPv6 and TCP (60).
+        for to in [pod, service] {
+            let segment = cluster.ns("a").enter(|| {
+                let stream = std::net::TcpStream::connect(to)?;
+                Ok(nix::sys::socket::getsockopt(&stream, nix::sys::socket::sockopt::TcpMaxSeg)?)
+            })?;
+            assert!((1_300..=1_390).contains(&segment), "{segment} to {to}");
+        }
         Ok(())
     })
 }
