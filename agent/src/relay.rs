@@ -6,11 +6,15 @@ mod tcp;
 mod udp;
 
 use std::{
+    collections::BTreeMap,
     io,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::{
+    net::{TcpStream, UdpSocket},
+    sync::{mpsc, watch},
+};
 
 pub use doors::{Door, DoorKey, Taken, keep};
 
@@ -23,35 +27,53 @@ pub trait Dial: Clone + Send + Sync + 'static {
     fn udp(&self) -> impl Future<Output = io::Result<UdpSocket>> + Send;
 }
 
+/// The addresses of this node: of IPv4, and of IPv6 where it has it.
+pub type NodeIps = (Ipv4Addr, Option<Ipv6Addr>);
+
 /// To this node's own address, where the kernel knows what to do with a nodePort.
-#[derive(Clone, Copy, Debug)]
-pub struct NodePort {
-    /// The node's address.
-    pub node_ip: Ipv4Addr,
-    /// The nodePort.
-    pub port: u16,
+#[derive(Clone, Debug)]
+pub struct NodePort<O> {
+    node_ips: NodeIps,
+    door: DoorKey,
+    wanted: watch::Receiver<BTreeMap<DoorKey, O>>,
+    only6: fn(&O) -> bool,
 }
 
-impl Dial for NodePort {
+impl<O> NodePort<O> {
+    fn target(&self) -> SocketAddr {
+        let (first, second) = self.node_ips;
+        let only6 = self.wanted.borrow().get(&self.door).is_some_and(self.only6);
+        let ip = second.filter(|_| only6).map_or(IpAddr::V4(first), IpAddr::V6);
+        SocketAddr::new(ip, self.door.1)
+    }
+}
+
+impl<O: Clone + Send + Sync + 'static> Dial for NodePort<O> {
     async fn tcp(&self) -> io::Result<TcpStream> {
-        TcpStream::connect((self.node_ip, self.port)).await
+        TcpStream::connect(self.target()).await
     }
 
     async fn udp(&self) -> io::Result<UdpSocket> {
-        let socket = UdpSocket::bind(SocketAddr::new(self.node_ip.into(), 0)).await?;
-        socket.connect((self.node_ip, self.port)).await?;
+        let target = self.target();
+        let socket = UdpSocket::bind(SocketAddr::new(target.ip(), 0)).await?;
+        socket.connect(target).await?;
         Ok(socket)
     }
 }
 
-/// Keeps a door open for every wanted nodePort of this node; see [`keep`].
-pub async fn keep_node_ports<O: Clone + PartialEq>(
-    node_ip: Ipv4Addr,
-    wanted: tokio::sync::watch::Receiver<std::collections::BTreeMap<DoorKey, O>>,
-    taken: tokio::sync::mpsc::Sender<Taken<O>>,
+/// Keeps a door open for every wanted nodePort of this node; see [`keep`]. `only6`: whether the owner's service is of IPv6 alone, and
+/// answers at no IPv4 address.
+pub async fn keep_node_ports<O: Clone + PartialEq + Send + Sync + 'static>(
+    node_ips: NodeIps,
+    wanted: watch::Receiver<BTreeMap<DoorKey, O>>,
+    only6: fn(&O) -> bool,
+    taken: mpsc::Sender<Taken<O>>,
 ) {
-    let open = |proto, port| Door::open(proto, port, NodePort { node_ip, port });
-    keep(wanted, open, taken).await;
+    let open = |proto, port| {
+        let dial = NodePort { node_ips, door: (proto, port), wanted: wanted.clone(), only6 };
+        Door::open(proto, port, dial)
+    };
+    keep(wanted.clone(), open, taken).await;
 }
 
 #[cfg(test)]

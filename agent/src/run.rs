@@ -212,8 +212,13 @@ pub async fn run(
         }),
     ));
     let doors = Doors::default();
-    let node_ports =
-        node_ports::run(node_name.clone(), node_ip, doors.subscribe(), recorder.clone(), shutdown.clone());
+    let node_ports = node_ports::run(
+        node_name.clone(),
+        (node_ip, family6.map(|f| f.node_ip)),
+        doors.subscribe(),
+        recorder.clone(),
+        shutdown.clone(),
+    );
     parts.spawn(part("node ports", Box::pin(node_ports)));
     let told = repairs::run(
         node_name.clone(),

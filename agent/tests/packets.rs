@@ -134,7 +134,7 @@ fn node_ports_answer_on_loopback_addresses_too() -> anyhow::Result<()> {
             let wanted = [Proto::Tcp, Proto::Udp].map(|proto| ((proto, 30080), "web")).into();
             let (_wanted, receiver) = watch::channel(wanted);
             let (taken, mut words) = mpsc::channel(1);
-            let relay = tokio::spawn(keep_node_ports(node_ip(1), receiver, taken));
+            let relay = tokio::spawn(keep_node_ports((node_ip(1), None), receiver, |_| false, taken));
             let ask = tokio::task::spawn_blocking(|| {
                 let (v4, v6) = (Ipv4Addr::LOCALHOST, std::net::Ipv6Addr::LOCALHOST);
                 while Connection::open((v6, 30080)).is_err() {

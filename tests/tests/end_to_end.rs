@@ -9,6 +9,8 @@
 mod affinity;
 #[path = "end_to_end/crashes.rs"]
 mod crashes;
+#[path = "end_to_end/families.rs"]
+mod families;
 #[path = "end_to_end/healing.rs"]
 mod healing;
 #[path = "end_to_end/host_access.rs"]

@@ -1,6 +1,6 @@
 //! The nodePorts of all services on this node's loopback addresses.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Service;
 use minisvc_proto::{NodeName, Object, resource::SERVICES};
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::events::{Recorder, Severity};
 use crate::{
     plan::{ServiceKey, ServicePlan},
-    relay::{DoorKey, Taken, keep_node_ports},
+    relay::{DoorKey, NodeIps, Taken, keep_node_ports},
 };
 
 /// Words about ports that are taken, waiting to be recorded.
@@ -22,6 +22,8 @@ const WORDS: usize = 64;
 pub struct Owner {
     key: ServiceKey,
     uid: String,
+    /// The service has no IPv4 address.
+    only6: bool,
 }
 
 /// The doors that should be open, kept from the plans of services.
@@ -48,13 +50,14 @@ impl Doors {
         let ports = found.map(|(_, plan)| &plan.ports[..]).unwrap_or_default();
         let now: Vec<DoorKey> = ports.iter().filter_map(|p| Some((p.proto, p.node_port?))).collect();
         let before = self.of_service.get(key).map(Vec::as_slice).unwrap_or_default();
+        let only6 = !ports.is_empty() && ports.iter().all(|p| p.cluster_ip.is_ipv6());
         if now == before {
             return;
         }
         let uid = found.and_then(|(service, _)| service.metadata.uid.clone()).unwrap_or_default();
         self.wanted.send_modify(|wanted| {
             wanted.retain(|_, owner| owner.key != *key);
-            let owner = Owner { key: key.clone(), uid };
+            let owner = Owner { key: key.clone(), uid, only6 };
             wanted.extend(now.iter().map(|door| (*door, owner.clone())));
         });
         if now.is_empty() {
@@ -68,7 +71,7 @@ impl Doors {
 /// Keeps the doors open until cancelled, and records what users should know.
 pub async fn run(
     node: NodeName,
-    node_ip: Ipv4Addr,
+    node_ips: NodeIps,
     wanted: watch::Receiver<BTreeMap<DoorKey, Owner>>,
     recorder: Recorder,
     shutdown: CancellationToken,
@@ -83,7 +86,7 @@ pub async fn run(
     };
     tokio::select! {
         () = shutdown.cancelled() => {}
-        () = keep_node_ports(node_ip, wanted, taken) => shutdown.cancelled().await,
+        () = keep_node_ports(node_ips, wanted, |owner: &Owner| owner.only6, taken) => shutdown.cancelled().await,
         () = tell => shutdown.cancelled().await,
     }
 }
@@ -100,6 +103,8 @@ fn taken_word(node: &NodeName, word: &Taken<Owner>) -> (Object, String) {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
     use crate::plan::{Proto, ServicePort};
 

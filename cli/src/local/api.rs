@@ -1,6 +1,11 @@
 //! What `up` and the relay ask the server, with the administrator's kubeconfig that it printed.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, Ipv6Addr},
+    path::Path,
+    sync::Arc,
+};
 
 use minisvc_proto::{
     Object, Resource,
@@ -52,6 +57,13 @@ pub fn ready_node(node: &Object) -> Option<(String, Ipv4Addr)> {
     let address =
         addresses.iter().find(|a| a["type"] == "InternalIP")?.get("address").and_then(Value::as_str)?;
     Some((node.name().to_owned(), address.parse().ok()?))
+}
+
+/// The IPv6 address of a node that has one.
+pub fn second_address(node: &Object) -> Option<Ipv6Addr> {
+    let addresses = node.pointer("/status/addresses")?.as_array()?;
+    let mut internal = addresses.iter().filter(|a| a["type"] == "InternalIP");
+    internal.find_map(|a| a["address"].as_str()?.parse().ok())
 }
 
 #[cfg(test)]

@@ -28,6 +28,9 @@ pub struct UpArgs {
     /// Keep pods from this machine's own services and from everything that it reaches
     #[arg(long)]
     pub no_host_access: bool,
+    /// Pods and services have IPv6 beside IPv4; a cluster that has it keeps it
+    #[arg(long)]
+    pub ipv6: bool,
     /// Which process of the cluster this is; `up` sets it for the processes that it starts
     #[arg(long, hide = true)]
     pub stage: Option<Stage>,

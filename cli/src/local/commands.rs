@@ -37,13 +37,15 @@ const GONE: Duration = Duration::from_secs(15);
 const POLL: Duration = Duration::from_millis(10);
 
 /// Starts a cluster; or, in the processes that it starts, is one of them. `config` is where its configuration is asked to be.
-pub fn up(args: UpArgs, config: Option<PathBuf>) -> anyhow::Result<()> {
+pub fn up(mut args: UpArgs, config: Option<PathBuf>) -> anyhow::Result<()> {
     let mut paths = Paths::of(&args.name, args.data_dir.as_deref())?;
     if let (Some(run), Some(log)) = (&args.run_dir, &args.log_dir) {
         (paths.run, paths.log) = (run.clone(), log.clone());
     }
     let Some(stage) = args.stage else {
         paths.create()?;
+        // Its services and nodes have addresses of both families, for good.
+        args.ipv6 |= paths.dual_stack().exists();
         return start(&args, &paths, config.as_deref());
     };
     // The mask of the process that started us is not ours.

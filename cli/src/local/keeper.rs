@@ -186,6 +186,9 @@ pub fn stage(args: &UpArgs, paths: &Paths, stage: Stage, more: &[&str]) -> anyho
     let mut command = Command::new(super::own_binary()?);
     command.args(["up", "--stage", name, "--name", &args.name, "--nodes", &args.nodes.to_string()]);
     command.args(["--api-port", &args.api_port.to_string()]).args(more);
+    if args.ipv6 {
+        command.arg("--ipv6");
+    }
     if args.no_host_access {
         command.arg("--no-host-access");
     }

@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::AsRawFd,
 };
 
@@ -17,7 +17,10 @@ use nix::{
 };
 use rtnetlink::{
     Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder,
-    packet_route::route::{RouteScope, RouteType},
+    packet_route::{
+        address::AddressHeaderFlags,
+        route::{RouteScope, RouteType},
+    },
 };
 
 /// The room's own address: gateway and DNS of the machines.
@@ -42,6 +45,12 @@ const BRIDGE: &str = "bridge";
 pub fn node_ip(i: u8) -> Ipv4Addr {
     Ipv4Addr::new(192, 168, 77, 10_u8.saturating_add(i))
 }
+
+/// The IPv6 address of a machine of a dual-stack cluster, by its IPv4 address. Unique local: it means nothing elsewhere.
+pub fn second(ip: Ipv4Addr) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd69, 0x6d69, 0x6e68, 0, 0, 0, 0, u16::from(ip.octets()[3]))
+}
+const PREFIX6: u8 = 64;
 
 /// The LAN's range.
 pub fn net() -> Ipv4Net {
@@ -86,7 +95,8 @@ pub struct Lan {
 }
 
 /// Lays the LAN, and gives the network namespace of the caller the room's place on it.
-pub fn lay(machines: &[(String, Ipv4Addr)]) -> anyhow::Result<Lan> {
+/// `ipv6`: every machine has an address of each family.
+pub fn lay(machines: &[(String, Ipv4Addr)], ipv6: bool) -> anyhow::Result<Lan> {
     let switch = network().context("no network namespace for the LAN")?;
     let bridge = within(&switch, || {
         with_netlink(async |netlink| {
@@ -106,9 +116,12 @@ pub fn lay(machines: &[(String, Ipv4Addr)]) -> anyhow::Result<Lan> {
             .execute()
             .await
             .context("the room's address")?;
+        if ipv6 {
+            second_address(&netlink, link, ROOM).await?;
+        }
         up(&netlink, LINK).await
     })?;
-    let attached = machines.iter().enumerate().map(|(i, (name, ip))| attach(&switch, i + 1, name, *ip));
+    let attached = machines.iter().enumerate().map(|(i, (name, ip))| attach(&switch, i + 1, name, *ip, ipv6));
     Ok(Lan { machines: attached.collect::<anyhow::Result<_>>()?, _switch: switch })
 }
 
@@ -162,7 +175,14 @@ pub fn open_gateway() -> anyhow::Result<()> {
     })
 }
 
-fn attach(switch: &File, i: usize, name: &str, ip: Ipv4Addr) -> anyhow::Result<Machine> {
+/// Without looking for others that have it, which takes a second. No route leads out of the LAN: what is outside of it is refused at once.
+async fn second_address(netlink: &Handle, link: u32, ip: Ipv4Addr) -> anyhow::Result<()> {
+    let mut add = netlink.address().add(link, IpAddr::V6(second(ip)), PREFIX6);
+    add.message_mut().header.flags = AddressHeaderFlags::Nodad;
+    add.execute().await.context("IPv6 address: has this kernel IPv6, and is it switched on?")
+}
+
+fn attach(switch: &File, i: usize, name: &str, ip: Ipv4Addr, ipv6: bool) -> anyhow::Result<Machine> {
     let netns = network().with_context(|| format!("no network namespace for {name}"))?;
     plug(switch, i, &netns, "eth0").with_context(|| format!("the link of {name}"))?;
     let machine = Machine { name: name.to_owned(), ip, netns };
@@ -172,6 +192,9 @@ fn attach(switch: &File, i: usize, name: &str, ip: Ipv4Addr) -> anyhow::Result<M
                 up(&netlink, "lo").await?;
                 let link = index(&netlink, "eth0").await?;
                 netlink.address().add(link, IpAddr::V4(ip), PREFIX).execute().await.context("address")?;
+                if ipv6 {
+                    second_address(&netlink, link, ip).await?;
+                }
                 up(&netlink, "eth0").await?;
                 let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(ROOM).build();
                 netlink.route().add(route).execute().await.context("default route")

@@ -72,6 +72,8 @@ impl Paths {
                 _ => {}
             }
         }
+        // It says something of the data alone.
+        let _ = std::fs::remove_file(self.dual_stack());
         let _ = std::fs::remove_dir(&self.data);
         Ok(!data.is_empty())
     }
@@ -89,6 +91,11 @@ impl Paths {
     /// The resolv.conf of the room's machines. It is there once their LAN is.
     pub fn resolv_conf(&self) -> PathBuf {
         self.run.join("resolv.conf")
+    }
+
+    /// Is there if the cluster has IPv6 beside IPv4.
+    pub fn dual_stack(&self) -> PathBuf {
+        self.data.join("dual-stack")
     }
 
     /// The administrator's kubeconfig, as the server printed it.
@@ -147,6 +154,7 @@ mod tests {
         std::fs::create_dir(at("data/server")).unwrap();
         std::fs::create_dir(at("data/node-1")).unwrap();
         std::fs::write(at("data/letter"), "dear").unwrap();
+        std::fs::write(paths.dual_stack(), "").unwrap();
         assert!(paths.purge().unwrap());
         assert!(!at("data/server").exists() && !at("data/node-1").exists() && !at("run").exists());
         assert!(at("data/letter").exists());

@@ -6,22 +6,23 @@ mod gateway;
 mod services;
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::OwnedFd,
-    sync::{Arc, RwLock, mpsc},
+    sync::{Arc, PoisonError, RwLock, mpsc},
     time::Duration,
 };
 
 use anyhow::{Context, anyhow};
 use minisvc_agent::{
     plan::Proto,
-    relay::{Dial, Door},
+    relay::{Dial, Door, DoorKey},
 };
 use nix::{
     sched::{CloneFlags, setns},
-    sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socket, sockopt},
+    sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, setsockopt, socket, sockopt},
 };
 use tokio::{
     net::{TcpStream, UdpSocket},
@@ -105,16 +106,16 @@ impl RoomSockets {
 
     /// A TCP connection in the room.
     pub async fn connect(&self, to: SocketAddr) -> io::Result<TcpStream> {
-        self.tcp().await?.connect(to).await
+        let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let socket = self.make(move || of_family(family, SockType::Stream)).await?;
+        tokio::net::TcpSocket::from_std_stream(socket.into()).connect(to).await
     }
 
     /// A UDP socket in the room.
     pub async fn udp(&self, bind: SocketAddr) -> io::Result<UdpSocket> {
-        let fd = self.make(|| plain(SockType::Datagram)).await?;
-        let address = match bind {
-            SocketAddr::V4(a) => nix::sys::socket::SockaddrIn::from(a),
-            SocketAddr::V6(_) => return Err(io::Error::from(io::ErrorKind::Unsupported)),
-        };
+        let family = if bind.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let fd = self.make(move || of_family(family, SockType::Datagram)).await?;
+        let address = SockaddrStorage::from(bind);
         nix::sys::socket::bind(std::os::fd::AsRawFd::as_raw_fd(&fd), &address)?;
         UdpSocket::from_std(std::net::UdpSocket::from(fd))
     }
@@ -122,8 +123,12 @@ impl RoomSockets {
 
 /// A socket of the thread's network that never blocks.
 fn plain(kind: SockType) -> io::Result<OwnedFd> {
+    of_family(AddressFamily::Inet, kind)
+}
+
+fn of_family(family: AddressFamily, kind: SockType) -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    Ok(socket(AddressFamily::Inet, kind, flags, None)?)
+    Ok(socket(family, kind, flags, None)?)
 }
 
 /// Who serves: the API server, or the nodes that are ready now.
@@ -131,8 +136,17 @@ fn plain(kind: SockType) -> io::Result<OwnedFd> {
 pub enum Targets {
     /// Always the same address.
     Fixed(SocketAddr),
-    /// Any ready node, at this port.
-    Nodes(Arc<RwLock<Vec<Ipv4Addr>>>, u16),
+    /// Any ready node, at a nodePort.
+    Nodes(Nodes, DoorKey),
+}
+
+/// What is known of nodes and their ports. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Nodes {
+    /// The addresses of the ready ones: of IPv4, and of IPv6 where they have it.
+    pub ready: Arc<RwLock<Vec<(Ipv4Addr, Option<Ipv6Addr>)>>>,
+    /// The nodePorts of services of IPv6 alone: they answer at no IPv4 address.
+    pub only6: Arc<RwLock<BTreeSet<DoorKey>>>,
 }
 
 impl Targets {
@@ -140,11 +154,15 @@ impl Targets {
     pub fn in_random_order(&self) -> Vec<SocketAddr> {
         match self {
             Targets::Fixed(address) => vec![*address],
-            Targets::Nodes(nodes, port) => {
+            Targets::Nodes(nodes, door) => {
                 use rand::seq::SliceRandom;
-                let nodes = nodes.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let only6 = nodes.only6.read().unwrap_or_else(PoisonError::into_inner).contains(door);
+                let ready = nodes.ready.read().unwrap_or_else(PoisonError::into_inner);
+                let of = |(v4, v6): &(Ipv4Addr, Option<Ipv6Addr>)| {
+                    if only6 { v6.map(IpAddr::V6) } else { Some(IpAddr::V4(*v4)) }
+                };
                 let mut list: Vec<_> =
-                    nodes.iter().map(|ip| SocketAddr::new(IpAddr::V4(*ip), *port)).collect();
+                    ready.iter().filter_map(of).map(|ip| SocketAddr::new(ip, door.1)).collect();
                 list.shuffle(&mut rand::rng());
                 list
             }
@@ -176,7 +194,9 @@ impl Dial for IntoRoom {
 
     async fn udp(&self) -> io::Result<UdpSocket> {
         let target = self.targets.in_random_order().into_iter().next().ok_or_else(no_target)?;
-        let socket = self.room.udp(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0)).await?;
+        let any: IpAddr =
+            if target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let socket = self.room.udp(SocketAddr::new(any, 0)).await?;
         socket.connect(target).await?;
         Ok(socket)
     }

@@ -34,6 +34,9 @@ use super::{
 };
 
 const SERVER_START: Duration = Duration::from_secs(20);
+/// The second family's ranges, unique local. They do not overlap the LAN's, see [`lan::second`].
+const PODS6: &str = "fd69:6d69:6e6a::/48";
+const SERVICES6: &str = "fd69:6d69:6e69:ffff::/112";
 const STOP: Duration = Duration::from_secs(5);
 const CONNECT: Duration = Duration::from_millis(500);
 const RETRY: Duration = Duration::from_millis(10);
@@ -49,7 +52,7 @@ pub fn run(args: &UpArgs, paths: &Paths) -> anyhow::Result<()> {
     enter(&args.name)?;
     let mut places = vec![("server".to_owned(), lan::SERVER)];
     places.extend((1..=args.nodes).map(|i| (format!("node-{i}"), lan::node_ip(i))));
-    let lan = lan::lay(&places)?;
+    let lan = lan::lay(&places, args.ipv6)?;
     let [server, nodes @ ..] = lan.machines.as_slice() else { bail!("a LAN without a server") };
     let machine = if args.no_host_access { None } else { open_gateway() };
     // The relay is started by the keeper, on the other side of the wall, once this file says that there is a LAN to open sockets in.
@@ -58,7 +61,7 @@ pub fn run(args: &UpArgs, paths: &Paths) -> anyhow::Result<()> {
 
     let mut supervisor = Supervisor::new()?;
     let keeper = std::io::stdin();
-    supervisor.add(server_service(server, paths)?)?;
+    supervisor.add(server_service(server, args.ipv6, paths)?)?;
     let target = SocketAddr::new(lan::SERVER.into(), super::SERVER_PORT);
     let end = Instant::now() + SERVER_START;
     // It writes its administrator's file when it listens, and the token is asked for with that.
@@ -115,15 +118,22 @@ fn hung_up(pipe: impl AsFd) -> nix::Result<bool> {
     Ok(fds[0].revents().is_some_and(|r| r.contains(PollFlags::POLLHUP)))
 }
 
-fn server_service<'m>(machine: &'m Machine, paths: &Paths) -> anyhow::Result<Service<'m>> {
+fn server_service<'m>(machine: &'m Machine, ipv6: bool, paths: &Paths) -> anyhow::Result<Service<'m>> {
     let data = paths.data.join("server");
     create_private(&data)?;
+    if ipv6 {
+        fs::write(paths.dual_stack(), "").context("cannot keep in mind that the cluster has IPv6")?;
+    }
     let ip = machine.ip;
     let mut args = vec!["server".to_owned(), "--data-dir".to_owned(), data.display().to_string()];
     args.extend(["--listen".to_owned(), format!("{ip}:{}", super::SERVER_PORT)]);
     args.extend(["--advertise".to_owned(), ip.to_string()]);
     for san in ["127.0.0.1", "::1", "localhost"] {
         args.extend(["--tls-san".to_owned(), san.to_owned()]);
+    }
+    if ipv6 {
+        args.extend(["--pod-cidr".to_owned(), format!("10.244.0.0/16,{PODS6}")]);
+        args.extend(["--service-cidr".to_owned(), format!("10.96.0.0/16,{SERVICES6}")]);
     }
     Ok(Service::new(machine, args, paths.log.join("server.log")))
 }
@@ -194,7 +204,7 @@ fn keep_printed(server: &Machine, args: &[&OsStr], to: &Path) -> anyhow::Result<
 /// Tries what a room needs, in a process that is thrown away: called as the first process of a new process-id namespace.
 pub fn probe() -> anyhow::Result<()> {
     enter("probe")?;
-    let lan = lan::lay(&[("probe".to_owned(), lan::SERVER)])?;
+    let lan = lan::lay(&[("probe".to_owned(), lan::SERVER)], false)?;
     let [machine] = lan.machines.as_slice() else { bail!("a LAN without a machine") };
     machine.enter(|| Nft::open()?.probe(Family::V4))?.context("nf_tables")?;
     std::io::stdout().flush()?;

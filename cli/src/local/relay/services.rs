@@ -1,12 +1,6 @@
 //! Which doors stand open: one for every nodePort of every service.
 
-use std::{
-    collections::BTreeMap,
-    net::Ipv4Addr,
-    path::Path,
-    sync::{Arc, RwLock},
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::Path, sync::PoisonError, time::Duration};
 
 use minisvc_agent::{
     plan::Proto,
@@ -22,9 +16,9 @@ use minisvc_proto::{
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use super::{IntoRoom, RoomSockets, Targets};
+use super::{IntoRoom, Nodes, RoomSockets, Targets};
 use crate::local::{
-    api::{connect, follow as follow_kind, ready_node},
+    api::{connect, follow as follow_kind, ready_node, second_address},
     paths::Paths,
     report::say,
 };
@@ -40,18 +34,22 @@ type Owner = (String, String, String);
 pub async fn follow(paths: &Paths, room: RoomSockets) -> anyhow::Result<()> {
     // The room writes the administrator's credentials when the server is up.
     let api = once_there(&paths.admin_config(), || connect(&paths.admin_config())).await?;
-    let ready: Arc<RwLock<Vec<Ipv4Addr>>> = Arc::default();
+    let known = Nodes::default();
     let nodes = follow_kind(&api, &NODES, |nodes| {
-        let list = nodes.into_iter().filter_map(ready_node).map(|(_, ip)| ip).collect();
-        *ready.write().unwrap_or_else(std::sync::PoisonError::into_inner) = list;
+        let ready = |node: &Object| ready_node(node).map(|(_, ip)| (ip, second_address(node)));
+        let list = nodes.into_iter().filter_map(ready).collect();
+        *known.ready.write().unwrap_or_else(PoisonError::into_inner) = list;
     });
     let wanted = tokio::sync::watch::Sender::new(BTreeMap::new());
     let services = follow_kind(&api, &SERVICES, |services| {
+        let only6 = services.iter().filter(|s| is_of_ipv6_alone(s));
+        let only6 = only6.flat_map(|s| wanted_doors(&[*s]).into_keys()).collect();
+        *known.only6.write().unwrap_or_else(PoisonError::into_inner) = only6;
         wanted.send_replace(wanted_doors(&services));
     });
     let (taken, words) = mpsc::channel(TAKEN);
     let open = |proto, port| {
-        let targets = Targets::Nodes(ready.clone(), port);
+        let targets = Targets::Nodes(known.clone(), (proto, port));
         Door::open(proto, port, IntoRoom { room: room.clone(), targets })
     };
     tokio::join!(nodes, services, keep(wanted.subscribe(), open, taken), tell(&api, words));
@@ -80,6 +78,10 @@ async fn tell(api: &Client, mut taken: mpsc::Receiver<Taken<Owner>>) {
             tracing::warn!("no event could be written: {e:#}");
         }
     }
+}
+
+fn is_of_ipv6_alone(service: &Object) -> bool {
+    service.pointer("/spec/ipFamilies").is_some_and(|families| *families == serde_json::json!(["IPv6"]))
 }
 
 /// The nodePorts of all services, each with the namespace, name and uid of its owner.
@@ -133,6 +135,21 @@ mod tests {
             std::fs::rename(dir.path().join("new"), &path).unwrap();
         };
         assert_eq!(tokio::join!(read, write).0, "all of it");
+    }
+
+    #[test]
+    fn a_service_of_ipv6_alone_is_known() {
+        let service = |families: Value| -> Object {
+            serde_json::from_value(json!({"metadata": {}, "spec": {"ipFamilies": families}})).unwrap()
+        };
+        for (families, expected) in [
+            (json!(["IPv6"]), true),
+            (json!(["IPv4", "IPv6"]), false),
+            (json!(["IPv6", "IPv4"]), false),
+            (Value::Null, false),
+        ] {
+            assert_eq!(is_of_ipv6_alone(&service(families.clone())), expected, "{families}");
+        }
     }
 
     #[test]
