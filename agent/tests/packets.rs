@@ -6,6 +6,8 @@
 mod cluster;
 #[path = "packets/echo.rs"]
 mod echo;
+#[path = "packets/flows.rs"]
+mod flows;
 #[path = "packets/golden.rs"]
 mod golden;
 #[path = "packets/policies.rs"]
