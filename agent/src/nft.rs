@@ -19,9 +19,9 @@ use sha2::{Digest, Sha256};
 use crate::{
     net::Family6,
     plan::{Elements, Families, Family, Id, Key, Op, Value, diff},
-    sys::netlink::{NetfilterSocket, attr, nest, text},
+    sys::netlink::{NetfilterSocket, attr, text},
 };
-use batch::{Batch, ELEMENTS_PER_MESSAGE, Element, Hook, MapSpec};
+use batch::{Batch, ELEMENTS_PER_MESSAGE, Element, MapSpec};
 use class::{Class, Classes};
 pub use egress::{Entries, Links};
 use family::Addresses;
@@ -126,16 +126,15 @@ impl Nft {
         let lacking =
             |feature: &str, module: &str| format!("use {feature}: this kernel lacks {module}; {who}");
         batch.map("probe", &MapSpec::dynamic(&[19], &[19], 16));
-        let hook = Hook::new(Hook::PREROUTING, -100, "nat");
-        batch.chain("probe", Some(hook));
         rules::ranges_of_sources(&mut batch);
-        for (feature, module, fill) in rules::features(family) {
-            let mut rule = expr::Expressions::of(family);
-            fill(&mut rule);
-            batch.push(6, 0xC00, lacking(feature, module), |v| {
-                text(v, 2, "probe");
-                nest(v, 4, |v| v.extend(&rule.bytes));
-            });
+        batch.explain(lacking("ranges of sources", "nf_tables' sets of concatenated ranges"));
+        for (chain, hook) in rules::PROBED {
+            batch.chain(chain, Some(hook));
+            batch.explain(lacking("translation", "nft_chain_nat"));
+        }
+        for (chain, feature, module, fill) in rules::features(family) {
+            batch.rule(chain, fill);
+            batch.explain(lacking(feature, module));
         }
         batch.rehearse(&self.socket, &mut self.seq)
     }

@@ -153,6 +153,13 @@ impl Batch {
         self.messages.push(Message { kind: (10 << 8) | kind, flags: flags | REQUEST, what, body });
     }
 
+    /// Says in other words what the last message is for.
+    pub(super) fn explain(&mut self, what: String) {
+        if let Some(last) = self.messages.last_mut() {
+            last.what = what;
+        }
+    }
+
     pub(super) fn rule(&mut self, chain: &str, fill: impl FnOnce(&mut Expressions)) {
         self.rules += 1;
         let mut rule = Expressions::of(self.layout.family);

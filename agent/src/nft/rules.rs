@@ -8,9 +8,9 @@ mod tunnel;
 use super::{
     batch::{Batch, Element, Hook, MapSpec},
     expr::{
-        Expressions, R, cmp, constant, daddr, dport, drop_packet, expr, fib_local, from_net, from_pod, goto,
-        invalid, jump, l4proto, lookup, mark, masquerade, meant_for_net, not_from_lo, notrack, numbers,
-        random, reject, saddr, snat, sport, to_net, to_pod, translated,
+        Expressions, R, clamp_mss, cmp, constant, daddr, dport, drop_packet, expr, fib_local, from_net,
+        from_pod, goto, invalid, jump, l4proto, lookup, mark, masquerade, meant_for_net, not_from_lo,
+        notrack, numbers, random, reject, saddr, snat, sport, tcp_syn, to_net, to_pod, translated,
     },
     family::{Addresses, octets},
 };
@@ -221,8 +221,15 @@ pub(super) fn size(kind: u32) -> u32 {
     }
 }
 
-/// What it is, the kernel's module or option, and a rule that needs it.
-pub(super) type Feature = (&'static str, &'static str, fn(&mut Expressions));
+/// A chain that takes it, what it is, the kernel's module or option, and a rule that needs it.
+pub(super) type Feature = (&'static str, &'static str, &'static str, fn(&mut Expressions));
+
+/// The chains in which features are tried.
+pub(super) const PROBED: [(&str, Hook<'static>); 3] = [
+    ("probe-in", Hook { number: Hook::PREROUTING, priority: -100, kind: "nat", device: None }),
+    ("probe-through", Hook { number: Hook::FORWARD, priority: 0, kind: "filter", device: None }),
+    ("probe-out", Hook { number: Hook::POSTROUTING, priority: 100, kind: "nat", device: None }),
+];
 
 /// The set of who may use a load balancer.
 pub(super) fn ranges_of_sources(batch: &mut Batch) {
@@ -237,17 +244,22 @@ pub(super) fn features(family: Family) -> Vec<Feature> {
         Family::V6 => ("nft_fib_ipv6", "nft_reject_ipv6"),
     };
     vec![
-        ("destination translation", "nft_chain_nat and nft_nat", |v| {
+        ("probe-in", "destination translation", "nft_chain_nat and nft_nat", |v| {
             constant(v, R, &vec![1; v.layout.length as usize]);
             let family = v.layout.number;
             numbers(v, "nat", &[(1, 1), (2, family), (3, R)]);
         }),
-        ("random choice", "nft_numgen", |v| random(v, R, 2)),
-        ("route lookup", fib, |v| fib_local(v, 2, true)),
-        ("connection state", "nft_ct", translated),
-        ("reject", rejecting, |v| reject(v, true)),
-        ("link groups", "nf_tables with meta iifgroup", |v| from_pod(v, true)),
-        ("elements that rules add", "nft_dynset of nf_tables", |v| {
+        ("probe-out", "masquerading", "nft_masq", masquerade),
+        ("probe-in", "random choice", "nft_numgen", |v| random(v, R, 2)),
+        ("probe-in", "route lookup", fib, |v| fib_local(v, 2, true)),
+        ("probe-in", "connection state", "nft_ct", translated),
+        ("probe-in", "reject", rejecting, |v| reject(v, true)),
+        ("probe-in", "link groups", "nf_tables with meta iifgroup", |v| from_pod(v, true)),
+        ("probe-through", "segment sizes", "nf_tables with rt and tcp options", |v| {
+            tcp_syn(v);
+            clamp_mss(v);
+        }),
+        ("probe-in", "elements that rules add", "nft_dynset of nf_tables", |v| {
             mark(v, R);
             expr(v, "dynset", |v| {
                 crate::sys::netlink::text(v, 1, "probe");

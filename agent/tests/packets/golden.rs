@@ -9,7 +9,7 @@ use std::{
 use minisvc_agent::{
     net::Family6,
     nft::{Nft, Settled, Static},
-    plan::{Elements, Families, Id, Key, Proto, Value},
+    plan::{Elements, Families, Family, Id, Key, Proto, Value},
 };
 use minisvc_tests::netns::{Namespace, isolated};
 
@@ -123,6 +123,11 @@ fn diff(before: &str, after: &str) -> Vec<String> {
 fn both_tables_are_written_shown_adopted_mended_and_removed_together() -> anyhow::Result<()> {
     isolated("golden::both_tables_are_written_shown_adopted_mended_and_removed_together", || {
         let at = Namespace::new("node")?;
+        // Asking what the kernel has leaves nothing behind.
+        for family in [Family::V4, Family::V6] {
+            at.enter(|| Ok(Nft::open()?.probe(family)?))?;
+        }
+        assert_eq!(at.run("nft", &["list", "tables"])?, "");
         let mut v4 =
             elements("192.0.2.10".parse()?, "10.244.1.2".parse()?, ["198.51.100.0/23", "203.0.113.7/32"])?;
         let (mac, pods) = ([2, 0, 0, 0, 0, 1], Ipv4Addr::new(10, 244, 2, 0));

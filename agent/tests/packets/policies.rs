@@ -510,3 +510,41 @@ fn a_machine_outside_is_an_endpoint_like_pods() -> anyhow::Result<()> {
         Ok(())
     })
 }
+
+/// A client with affinity under policy Local stays with one of the node's own endpoints, and is spread again once either is off.
+#[test]
+fn affinity_and_policy_local_go_together() -> anyhow::Result<()> {
+    isolated("policies::affinity_and_policy_local_go_together", || {
+        for six in [false, true] {
+            let world = World::new(six)?;
+            let endpoints: Endpoints<'_> = &[
+                ("a", 1, true, false),
+                ("x1", 1, true, false),
+                ("b", 2, true, false),
+                ("x2", 2, true, false),
+            ];
+            let slices = world.slices(endpoints)?;
+            let to = SocketAddr::new(world.node_ip(1), NODE_PORT);
+            let servers = |change: &Value| -> anyhow::Result<BTreeSet<String>> {
+                world.cluster.serve(&world.service(change)?, &slices)?;
+                world.cluster.outside().enter(|| {
+                    let answers = (0..40).map(|_| Ok(traffic::tcp_to(to)?.server));
+                    answers.collect::<anyhow::Result<BTreeSet<_>>>()
+                })
+            };
+            let names =
+                |list: &[&str]| -> BTreeSet<String> { list.iter().map(|n| (*n).to_owned()).collect() };
+            let local = json!({"externalTrafficPolicy": "Local"});
+            let sticky_local = json!({"externalTrafficPolicy": "Local", "sessionAffinity": "ClientIP"});
+            let sticky = json!({"sessionAffinity": "ClientIP"});
+            assert_eq!(servers(&local)?, names(&["a", "x1"]));
+            let one = servers(&sticky_local)?;
+            assert!(one.len() == 1 && one.is_subset(&names(&["a", "x1"])), "{one:?}");
+            assert_eq!(servers(&sticky_local)?, one);
+            assert_eq!(servers(&sticky)?.len(), 1);
+            assert_eq!(servers(&local)?, names(&["a", "x1"]));
+            assert_eq!(servers(&json!({}))?, names(&["a", "b", "x1", "x2"]));
+        }
+        Ok(())
+    })
+}
