@@ -11,6 +11,8 @@ mod affinity;
 mod crashes;
 #[path = "end_to_end/families.rs"]
 mod families;
+#[path = "end_to_end/guide.rs"]
+mod guide;
 #[path = "end_to_end/healing.rs"]
 mod healing;
 #[path = "end_to_end/host_access.rs"]
