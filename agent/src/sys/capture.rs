@@ -28,7 +28,7 @@ const OPENINGS: [libc::sock_filter; 12] = {
         BPF_ABS, BPF_ALU, BPF_AND, BPF_B, BPF_H, BPF_IND, BPF_JEQ, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_LDX,
         BPF_MSH, BPF_RET, BPF_W,
     };
-    const PACKET_TYPE: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_PKTTYPE) as u32;
+    const PACKET_TYPE: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_PKTTYPE).cast_unsigned();
     [
         step(BPF_LD | BPF_W | BPF_ABS, 0, 0, PACKET_TYPE),
         step(BPF_JMP | BPF_JEQ | BPF_K, 0, 9, libc::PACKET_HOST as u32),
@@ -72,7 +72,7 @@ pub fn openings(link: u32) -> io::Result<OwnedFd> {
     let address = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
         sll_protocol: ipv4,
-        sll_ifindex: link as i32,
+        sll_ifindex: link.cast_signed(),
         sll_hatype: 0,
         sll_pkttype: 0,
         sll_halen: 0,

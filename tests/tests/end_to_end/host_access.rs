@@ -131,8 +131,28 @@ const MANY: &str = r#"
     print scalar @all;
 "#;
 
+/// Every connection gets its answer, or is refused; then all are closed, and there is room for another.
+const TOO_MANY: &str = r#"
+    alarm 30; my ($to, $n) = @ARGV; my (@all, $refused);
+    for (1..$n) {
+        if (my $s = IO::Socket::INET->new(PeerAddr => $to)) { push @all, $s; <$s> eq "hello\n" or die "no answer\n" }
+        elsif ($!{ECONNREFUSED}) { $refused++ } else { die "connect: $!\n" }
+    }
+    print @all . " there, $refused refused";
+    @all = ();
+    until (IO::Socket::INET->new(PeerAddr => $to)) { select undef, undef, undef, 0.01 }
+"#;
+
+/// From that many sockets, then from the first once more.
+const FLOWS: &str = r#"
+    alarm 30; my ($to, $n) = @ARGV;
+    my @all = map { IO::Socket::INET->new(PeerAddr => $to, Proto => "udp") } 1..$n;
+    for my $s (@all, $all[0]) { $s->send("x"); defined $s->recv(my $got, 9) or die "recv: $!\n" }
+    print scalar @all;
+"#;
+
 fn perl(cluster: &Cluster, place: &[&str], script: &str, args: &[&str]) -> Said {
-    let program = ["--", "perl", "-MIO::Socket::INET", "-e", script];
+    let program = ["--", "perl", "-MErrno", "-MIO::Socket::INET", "-e", script];
     cluster.run(&[place, &program, args].concat())
 }
 
@@ -273,6 +293,29 @@ fn without_host_access_there_is_neither_a_name_nor_a_way() {
     let said = perl(&cluster, &["exec", &pod], TALK, &[&format!("{ADDRESS}:{port}"), "1"]);
     assert!(!said.status.success(), "{said}");
     assert!(states.try_recv().is_err());
+}
+
+#[test]
+fn what_is_too_much_is_refused_and_the_idlest_flow_makes_room() {
+    let cluster = Cluster::prepared("bounded");
+    let up = cluster.start_command(1);
+    let mut command = cluster.command("prlimit");
+    // 512 files stay for the rest of the relay; connections and flows take two each: 128 of either.
+    command.arg("--nofile=1024:1024").arg(cluster.binary()).args(up.get_args());
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    two_pods(&cluster);
+    let pod = pod_names(&cluster).remove(0);
+    let greeting = tcp_server(Ipv4Addr::LOCALHOST, |mut stream| {
+        // One that was given up is no concern of ours.
+        let _ = stream.write_all(b"hello\n");
+        let _ = stream.read(&mut [0]);
+    });
+    let said = perl(&cluster, &["exec", &pod], TOO_MANY, &[&format!("{NAME}:{greeting}"), "200"]);
+    assert_eq!(said.ok(), "128 there, 72 refused");
+    let echo = udp_server(Ipv4Addr::LOCALHOST);
+    let said = perl(&cluster, &["exec", &pod], FLOWS, &[&format!("{NAME}:{echo}"), "200"]);
+    assert_eq!(said.ok(), "200");
 }
 
 /// Servers that answer on an address of the network that the thread stands in.

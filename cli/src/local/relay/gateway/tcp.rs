@@ -26,7 +26,7 @@ use super::{Pair, Refusal, segment::Opening, targets};
 use crate::local::{lan, relay::RoomSockets};
 
 /// How long this machine tries for a connection. A client that still waits asks again.
-const CONNECT: Duration = Duration::from_secs(60);
+const CONNECT: Duration = Duration::from_mins(1);
 /// How long a client may take for its part of a handshake that we have taken up.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// After something failed that should not: trying at once again would only burn the processor.

@@ -248,16 +248,12 @@ impl Flow {
             if e.kind() == io::ErrorKind::WouldBlock || e.raw_os_error() == Some(nix::libc::EMSGSIZE) {
                 continue;
             }
-            match targets.next().filter(|_| answers == 0) {
-                Some(next) => {
-                    there = dial(Some(next)).await?;
-                    let _ = there.send(&last).await;
-                }
-                None => {
-                    self.refuse(last.len(), &e);
-                    return Ok(());
-                }
-            }
+            let Some(next) = targets.next().filter(|_| answers == 0) else {
+                self.refuse(last.len(), &e);
+                return Ok(());
+            };
+            there = dial(Some(next)).await?;
+            let _ = there.send(&last).await;
         }
     }
 
