@@ -48,7 +48,7 @@ pub struct AgentArgs {
     #[arg(long, env = "MINISVC_RESOLV_CONF", default_value = "/etc/resolv.conf")]
     pub resolv_conf: PathBuf,
     /// What host.minisvc.internal stands for: an address, "node" (the node's own) or "none"
-    #[arg(long, env = "MINISVC_HOST_ADDRESS", value_name = "ADDRESS", default_value = "node", hide = true)]
+    #[arg(long, env = "MINISVC_HOST_ADDRESS", value_name = "ADDRESS", default_value = "node")]
     pub host_address: HostAddress,
     /// Insert accept rules for the cluster's traffic into chains of others that drop it
     #[arg(long, env = "MINISVC_MANAGE_HOST_FIREWALL")]

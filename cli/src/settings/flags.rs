@@ -136,13 +136,20 @@ impl Flag {
         if number { Kind::Number } else { Kind::Text }
     }
 
+    /// Whether its value is an address, or one of each family: that type is known to Linux alone, and so is the flag.
+    fn takes_addresses(&self) -> bool {
+        self.arg.get_value_names().is_some_and(|names| names.iter().any(|name| name.starts_with("IP[")))
+    }
+
     /// A value that would be right; nothing where that cannot be told.
     pub fn example(&self) -> Option<String> {
         if let Some(default) = self.arg.get_default_values().first() {
             return Some(default.to_string_lossy().into_owned());
         }
         let example = match () {
-            () if self.takes::<Ipv4Addr>() || self.takes::<IpAddr>() => "192.0.2.10",
+            () if self.takes::<Ipv4Addr>() || self.takes::<IpAddr>() || self.takes_addresses() => {
+                "192.0.2.10"
+            }
             () if self.takes::<SocketAddr>() => "0.0.0.0:7443",
             () if self.takes::<Duration>() => "24h",
             () if self.one_kind() == Kind::Number => "8080",

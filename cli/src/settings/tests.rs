@@ -10,10 +10,12 @@ use std::{
 
 use clap::ArgAction;
 use ipnet::Ipv4Net;
+use minisvc_agent::config::HostAddress;
 use minisvc_proto::{NodeName, join::JoinToken};
+use minisvc_server::run::Cidrs;
 
 use super::*;
-use crate::settings::flags::Kind;
+use crate::{commands::agent::NodeIps, settings::flags::Kind};
 
 /// A directory for settings files, and an environment.
 struct Machine {
@@ -70,11 +72,15 @@ impl Machine {
 /// Three values of a flag that differ, none of them the default.
 fn samples(flag: &Flag) -> [&'static str; 3] {
     let takes = |id: TypeId| flag.arg.get_value_parser().type_id() == id;
-    if takes(TypeId::of::<Ipv4Addr>()) || takes(TypeId::of::<IpAddr>()) {
+    if takes(TypeId::of::<Ipv4Addr>())
+        || takes(TypeId::of::<IpAddr>())
+        || takes(TypeId::of::<NodeIps>())
+        || takes(TypeId::of::<HostAddress>())
+    {
         ["192.0.2.1", "192.0.2.2", "192.0.2.3"]
     } else if takes(TypeId::of::<SocketAddr>()) {
         ["192.0.2.1:1", "192.0.2.2:2", "192.0.2.3:3"]
-    } else if takes(TypeId::of::<Ipv4Net>()) {
+    } else if takes(TypeId::of::<Ipv4Net>()) || takes(TypeId::of::<Cidrs>()) {
         ["10.1.0.0/16", "10.2.0.0/16", "10.3.0.0/16"]
     } else if takes(TypeId::of::<(u16, u16)>()) {
         ["30001-31000", "30002-31000", "30003-31000"]
@@ -221,7 +227,7 @@ fn the_file_is_the_one_that_is_asked_for() {
 #[test]
 fn what_a_file_has_wrong_is_one_line_with_its_place() {
     for (text, says) in [
-        ("node-ip = \"x\"", "1: node-ip: \"x\": invalid IPv4 address syntax; 192.0.2.10 would be right"),
+        ("node-ip = \"x\"", "1: node-ip: \"x\": \"x\" is no IPv4 address, "),
         ("\n\nnode-ip = 5", "3: node-ip: node-ip = \"192.0.2.10\" would be right"),
         ("node-ip = 1.5", "1: node-ip: no setting is a float; node-ip = \"192.0.2.10\" would be right"),
         ("node_ip = \"x\"", "1: node_ip: unknown key; \"node-ip\" would be right"),
@@ -253,7 +259,8 @@ fn what_a_variable_has_wrong_is_one_line_with_its_name() {
     let machine = Machine::new().set("MINISVC_NODE_IP", "x");
     assert_eq!(
         machine.refused("agent"),
-        "error: MINISVC_NODE_IP=\"x\": invalid IPv4 address syntax; 192.0.2.10 would be right"
+        "error: MINISVC_NODE_IP=\"x\": \"x\" is no IPv4 address, with one of IPv6 after a comma or without; 192.0.2.10 or \
+         192.0.2.10,2001:db8::10 would be right"
     );
     // The flag is nearer, and other commands do not look.
     assert_eq!(machine.values("agent --node-ip 192.0.2.9", "node-ip"), ["192.0.2.9"]);
