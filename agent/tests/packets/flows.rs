@@ -115,6 +115,9 @@ fn flows_follow_policies_and_ranges_of_sources() -> anyhow::Result<()> {
             program(&cluster, &[THERE], Some(&local))?;
             assert!(is_silent(&outside[0]), "{to:?}");
             assert_eq!(some(&servers(&inside)), [THERE].into(), "{to:?}");
+            // The node itself is inside, too: so its relay of 127.0.0.1 reaches the endpoint, wherever it is.
+            let own = flows(cluster.node(1), to)?;
+            assert_eq!(some(&servers(&own)), [THERE].into(), "{to:?}");
             // None at all: refused at once.
             program(&cluster, &[], Some(&local))?;
             assert_eq!(outside[0].ask().unwrap_err().kind(), ErrorKind::ConnectionRefused, "{to:?}");
