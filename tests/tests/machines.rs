@@ -12,6 +12,8 @@ mod firewalls;
 mod identity;
 #[path = "machines/joining.rs"]
 mod joining;
+#[path = "machines/load_balancers.rs"]
+mod load_balancers;
 #[path = "machines/losses.rs"]
 mod losses;
 #[path = "machines/outside.rs"]
