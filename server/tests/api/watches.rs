@@ -7,9 +7,9 @@ use minisvc_proto::{
     path::Target,
     watch::{EventType, WatchEvent},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::harness::{Api, SERVICES, service};
+use crate::harness::{Api, SERVICES};
 
 fn services() -> Target {
     Target::parse(SERVICES).unwrap()
@@ -22,11 +22,16 @@ async fn next(
     (event.kind, event.object.name().to_owned(), event.object.revision().unwrap().0)
 }
 
+/// A service for which no controller makes anything: nobody else's writes come between.
+fn bare(name: &str) -> Value {
+    json!({"metadata": {"name": name}, "spec": {"ports": [{"port": 80}]}})
+}
+
 #[tokio::test]
 async fn a_watch_tells_every_change_after_its_revision_and_bookmarks_others() {
     let api = Api::start().await;
-    let first = api.create(SERVICES, service("a")).await.revision().unwrap();
-    let b = api.create(SERVICES, service("b")).await.revision().unwrap().0;
+    let first = api.create(SERVICES, bare("a")).await.revision().unwrap();
+    let b = api.create(SERVICES, bare("b")).await.revision().unwrap().0;
     let mut watch = api.admin.watch(&services(), &ListParams::default(), first).await.unwrap();
     assert_eq!(next(&mut watch).await, (EventType::Added, "b".into(), b));
     // Something of another kind happens: a bookmark says how far the silence reaches.
@@ -49,7 +54,7 @@ async fn a_watch_tells_every_change_after_its_revision_and_bookmarks_others() {
 #[tokio::test]
 async fn a_selection_has_its_own_additions_and_deletions() {
     let api = Api::start().await;
-    let since = api.create(SERVICES, service("a")).await.revision().unwrap();
+    let since = api.create(SERVICES, bare("a")).await.revision().unwrap();
     let mut watch = api.admin.watch(&services(), &ListParams::labels("tier=x"), since).await.unwrap();
     let path = Target::parse(&format!("{SERVICES}/a")).unwrap();
     for (labels, expected) in [
