@@ -35,6 +35,7 @@ use crate::source::Mac;
 
 pub use address6::address6;
 pub use family6::{Family6, NodeRoute6, tunnel_address6};
+pub(crate) use kernel::local;
 
 /// `rtm_protocol` of every route that is ours (`ip route show proto 173`).
 pub const ROUTE_PROTOCOL: u8 = 173;

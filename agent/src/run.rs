@@ -352,7 +352,7 @@ pub async fn run(
 /// Refuses a machine where others have what the cluster needs.
 async fn room_for(cluster: &ClusterInfo) -> Result<(), AgentError> {
     let rules = Foreign::open()?.read()?;
-    let ranges = Ranges { pods: cluster.pod_cidr, services: cluster.service_cidr };
+    let ranges = Ranges::from(cluster);
     match doctor::taken(ranges, &doctor::observe().await?, &rules).into_iter().next() {
         Some(taken) => Err(AgentError::Taken(taken)),
         None => Ok(()),

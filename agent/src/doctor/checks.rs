@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::{
     Taken,
-    facts::{Facts, Server},
+    facts::{FORWARDING6, Facts, Server},
 };
 
 /// How grave a finding is.
@@ -80,6 +80,7 @@ pub fn findings(facts: &Facts) -> Vec<Finding> {
     all.extend([privileges(facts), namespaces(facts), directories(facts), cgroups(facts)]);
     all.extend(confinement(facts));
     all.extend([forwarding(facts), reverse_path(facts), bridges(facts), local_ports(facts)]);
+    all.extend(forwarding6(facts));
     all.extend([conntrack(facts), ports(facts), mtu(facts)]);
     all.extend(ranges(facts));
     all.extend(firewalls(facts));
@@ -180,6 +181,22 @@ fn forwarding(facts: &Facts) -> Finding {
         (Some(_), _) => ok("ip_forward", "on"),
         (None, _) => warn("ip_forward", "cannot be read: is /proc mounted?"),
     }
+}
+
+/// Of a dual-stack cluster alone.
+fn forwarding6(facts: &Facts) -> Option<Finding> {
+    facts.ranges.second?;
+    let check = "ip6_forward";
+    Some(match (facts.sysctl(FORWARDING6), facts.is_sysctl_writable) {
+        (Some(0), false) => warn(
+            check,
+            "off, and it cannot be set here, so that this is a node of IPv4 alone: run `sysctl -w net.ipv6.conf.all.forwarding=1` \
+             (where router advertisements give routes, net.ipv6.conf.LINK.accept_ra=2 before), in a container by its sysctls",
+        ),
+        (Some(0), true) => ok(check, "off; the agent switches it on"),
+        (Some(_), _) => ok(check, "on"),
+        (None, _) => warn(check, "this kernel has no IPv6: this is a node of IPv4 alone"),
+    })
 }
 
 fn reverse_path(facts: &Facts) -> Finding {
@@ -436,6 +453,11 @@ mod tests {
             }),
             ("ip_forward", Status::Fail, "sysctl -w net.ipv4.ip_forward=1", |f| {
                 f.set("net/ipv4/ip_forward", 0);
+                f.is_sysctl_writable = false;
+            }),
+            ("ip6_forward", Status::Warn, "sysctl -w net.ipv6.conf.all.forwarding=1", |f| {
+                f.ranges.second = Some(("fd00::/48".parse().unwrap(), "fd01::/112".parse().unwrap()));
+                f.set("net/ipv6/conf/all/forwarding", 0);
                 f.is_sysctl_writable = false;
             }),
             ("conntrack", Status::Fail, "nf_conntrack_max=1048576", |f| {

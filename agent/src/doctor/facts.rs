@@ -8,14 +8,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use minisvc_proto::{
     client::Client,
     join::{ClusterInfo, JoinToken, VXLAN_PORT},
 };
 use nix::unistd::{AccessFlags, access, geteuid};
 
-use super::{Machine, Ranges, Taken, observe, owners, taken};
+use super::{Machine, Ranges, Route, Taken, observe, owners, taken};
 use crate::{
     firewall::{Foreign, Judgement, Ours, judge},
     identity::Stored,
@@ -96,8 +96,11 @@ pub struct Facts {
     pub(super) server: Option<Server>,
 }
 
-const SYSCTLS: [&str; 13] = [
+/// Whether IPv6 is forwarded.
+pub(super) const FORWARDING6: &str = "net/ipv6/conf/all/forwarding";
+const SYSCTLS: [&str; 14] = [
     "net/ipv4/ip_forward",
+    FORWARDING6,
     "net/ipv4/conf/all/rp_filter",
     "net/ipv4/conf/default/rp_filter",
     "net/bridge/bridge-nf-call-iptables",
@@ -136,7 +139,7 @@ impl Facts {
             None => (None, None),
         };
         let cluster = cluster.unwrap_or_else(default_cluster);
-        let ranges = Ranges { pods: cluster.pod_cidr, services: cluster.service_cidr };
+        let ranges = Ranges::from(&cluster);
         let machine = observe().await.unwrap_or_default();
         let capabilities = capabilities();
         let may = |bit: u32| capabilities & (1 << bit) != 0;
@@ -224,7 +227,7 @@ impl Facts {
             has_agent: false,
             node_ports: cluster.node_port_range,
             vxlan_port: cluster.vxlan_port,
-            ranges: Ranges { pods: cluster.pod_cidr, services: cluster.service_cidr },
+            ranges: Ranges::from(&cluster),
             uplink: Some(("eth0".into(), 1500)),
             taken: Vec::new(),
             owners: Vec::new(),
@@ -299,18 +302,23 @@ fn offset(date: &str) -> Option<i64> {
 fn node_ip(url: Option<&str>, machine: &Machine) -> Option<Ipv4Addr> {
     let towards = url.and_then(|url| crate::identity::towards(url).ok());
     let first = || {
-        let default = machine.routes.iter().find(|r| r.to.prefix_len() == 0).map(|r| r.link.as_str());
-        machine.addresses.iter().find(|a| Some(a.link.as_str()) == default).map(|a| a.net.addr())
+        let is_default = |to: IpNet| to.addr().is_ipv4() && to.prefix_len() == 0;
+        let default = machine.routes.iter().find(|r| is_default(r.to)).map(|r| r.link.as_str());
+        let mut addresses = machine.addresses.iter().filter(|a| Some(a.link.as_str()) == default);
+        addresses.find_map(|a| if let IpNet::V4(net) = a.net { Some(net.addr()) } else { None })
     };
     towards.or_else(first)
 }
 
 /// This node's pods, if an agent has run here; else what a first node gets.
 fn local_range(machine: &Machine, pods: Ipv4Net) -> Ipv4Net {
-    let ours = machine.routes.iter().find(|r| {
-        r.protocol == crate::net::ROUTE_PROTOCOL && r.link.is_empty() && pods.contains(&r.to.network())
+    let is_ours = |r: &Route| r.protocol == crate::net::ROUTE_PROTOCOL && r.link.is_empty();
+    let mut ours = machine.routes.iter().filter(|r| is_ours(r));
+    let found = ours.find_map(|r| match r.to {
+        IpNet::V4(to) if pods.contains(&to.network()) => Some(to),
+        _ => None,
     });
-    ours.map_or_else(|| Ipv4Net::new(pods.network(), 24.max(pods.prefix_len())).unwrap_or(pods), |r| r.to)
+    found.unwrap_or_else(|| Ipv4Net::new(pods.network(), 24.max(pods.prefix_len())).unwrap_or(pods))
 }
 
 fn read(path: &str) -> String {

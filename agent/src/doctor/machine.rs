@@ -1,11 +1,14 @@
 //! What a machine has: addresses, routes, links.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use futures::TryStreamExt;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use netlink_packet_route::{
-    address::AddressAttribute,
+    AddressFamily,
     link::LinkAttribute,
     route::{RouteAddress, RouteAttribute, RouteMessage},
 };
@@ -20,7 +23,7 @@ pub struct Address {
     /// The link's name.
     pub link: String,
     /// Address and prefix.
-    pub net: Ipv4Net,
+    pub net: IpNet,
 }
 
 /// A route, of any table but the kernel's own of local addresses.
@@ -29,7 +32,7 @@ pub struct Route {
     /// The link's name; empty where it leads nowhere.
     pub link: String,
     /// Where it leads.
-    pub to: Ipv4Net,
+    pub to: IpNet,
     /// `rtm_protocol`.
     pub protocol: u8,
 }
@@ -37,9 +40,9 @@ pub struct Route {
 /// What a machine has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Machine {
-    /// Its IPv4 addresses.
+    /// Its addresses.
     pub addresses: Vec<Address>,
-    /// Its IPv4 routes.
+    /// Its routes.
     pub routes: Vec<Route>,
     /// Names of its links.
     pub links: Vec<String>,
@@ -75,15 +78,16 @@ pub async fn observe() -> Result<Machine, ObserveError> {
         let addresses: Vec<_> =
             handle.address().get().execute().try_collect().await.map_err(|e| failed("addresses")(&e))?;
         let addresses = addresses.iter().filter_map(|a| {
-            let ip = a.attributes.iter().find_map(|attribute| match attribute {
-                AddressAttribute::Local(std::net::IpAddr::V4(ip)) => Some(*ip),
-                _ => None,
-            })?;
-            Some(Address { link: of(a.header.index), net: Ipv4Net::new(ip, a.header.prefix_len).ok()? })
+            let net = IpNet::new(crate::net::local(a)?, a.header.prefix_len).ok()?;
+            Some(Address { link: of(a.header.index), net })
         });
         let filter = RouteMessageBuilder::<Ipv4Addr>::new().table_id(0).build();
-        let routes: Vec<_> =
+        let mut routes: Vec<_> =
             handle.route().get(filter).execute().try_collect().await.map_err(|e| failed("routes")(&e))?;
+        // A kernel without IPv6 has no routes of it.
+        let filter = RouteMessageBuilder::<Ipv6Addr>::new().table_id(0).build();
+        let second: Result<Vec<_>, _> = handle.route().get(filter).execute().try_collect().await;
+        routes.extend(second.unwrap_or_default());
         let routes = routes.iter().filter_map(|r| route(r, &of));
         Ok(Machine {
             addresses: addresses.collect(),
@@ -100,14 +104,19 @@ fn route(message: &RouteMessage, of: &impl Fn(u32) -> String) -> Option<Route> {
     if message.header.table == LOCAL_TABLE {
         return None;
     }
-    let (mut to, mut link) = (Ipv4Addr::UNSPECIFIED, String::new());
+    let mut to: IpAddr = match message.header.address_family {
+        AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
+        _ => Ipv4Addr::UNSPECIFIED.into(),
+    };
+    let mut link = String::new();
     for attribute in &message.attributes {
         match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(ip)) => to = *ip,
+            RouteAttribute::Destination(RouteAddress::Inet(ip)) => to = (*ip).into(),
+            RouteAttribute::Destination(RouteAddress::Inet6(ip)) => to = (*ip).into(),
             RouteAttribute::Oif(index) => link = of(*index),
             _ => {}
         }
     }
-    let to = Ipv4Net::new(to, message.header.destination_prefix_length).ok()?;
+    let to = IpNet::new(to, message.header.destination_prefix_length).ok()?;
     Some(Route { link, to, protocol: u8::from(message.header.protocol) })
 }

@@ -1,6 +1,7 @@
 //! Whether the cluster's ranges and its rules would get in the way of what the machine has, or the other way around.
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use minisvc_proto::join::ClusterInfo;
 
 use super::Machine;
 use crate::{
@@ -15,6 +16,24 @@ pub struct Ranges {
     pub pods: Ipv4Net,
     /// All ClusterIPs are from here.
     pub services: Ipv4Net,
+    /// The same of the second family.
+    pub second: Option<(Ipv6Net, Ipv6Net)>,
+}
+
+impl From<&ClusterInfo> for Ranges {
+    fn from(cluster: &ClusterInfo) -> Self {
+        let second = cluster.pod_cidr6.zip(cluster.service_cidr6);
+        Ranges { pods: cluster.pod_cidr, services: cluster.service_cidr, second }
+    }
+}
+
+impl Ranges {
+    /// Each range, and what it is for.
+    fn all(self) -> impl Iterator<Item = (&'static str, IpNet)> {
+        let first = [("pod", IpNet::V4(self.pods)), ("service", IpNet::V4(self.services))];
+        let second = self.second.map(|(pods, services)| [("pod", pods.into()), ("service", services.into())]);
+        first.into_iter().chain(second.into_iter().flatten()).map(|(what, net)| (what, net.trunc()))
+    }
 }
 
 /// Why no node can be here; one line each.
@@ -28,9 +47,9 @@ pub enum Taken {
         /// `pod` or `service`.
         range: &'static str,
         /// The range.
-        net: Ipv4Net,
+        net: IpNet,
         /// Address and prefix.
-        address: Ipv4Net,
+        address: IpNet,
         /// Whose.
         link: String,
     },
@@ -42,9 +61,9 @@ pub enum Taken {
         /// `pod` or `service`.
         range: &'static str,
         /// The range.
-        net: Ipv4Net,
+        net: IpNet,
         /// Where it leads.
-        to: Ipv4Net,
+        to: IpNet,
         /// By which link.
         link: String,
     },
@@ -62,11 +81,11 @@ const LO: &str = "lo";
 /// What keeps the cluster off this machine. Routes and addresses of ours are none.
 pub fn taken(ranges: Ranges, machine: &Machine, rules: &Ruleset) -> Vec<Taken> {
     let mut found = Vec::new();
-    for (range, net) in [("pod", ranges.pods.trunc()), ("service", ranges.services.trunc())] {
-        let overlaps = |other: Ipv4Net| net.contains(&other.network()) || other.contains(&net.network());
+    for (range, net) in ranges.all() {
+        let overlaps = |other: IpNet| net.contains(&other.network()) || other.contains(&net.network());
         // The DNS address, of this agent or of one with other settings, and whatever is on links of ours.
-        let ours = |net: Ipv4Net, link: &str| {
-            (link == LO && net.prefix_len() == 32)
+        let ours = |net: IpNet, link: &str| {
+            (link == LO && net.prefix_len() == net.max_prefix_len())
                 || link.starts_with("minisvc-")
                 || link.parse::<LinkName>().is_ok()
         };
@@ -121,8 +140,19 @@ mod tests {
         firewall::{Family, Table},
     };
 
-    fn net(text: &str) -> Ipv4Net {
+    fn net(text: &str) -> IpNet {
         text.parse().unwrap()
+    }
+
+    fn ranges() -> Ranges {
+        Ranges {
+            pods: "10.244.0.0/16".parse().unwrap(),
+            services: "10.96.0.0/16".parse().unwrap(),
+            second: Some((
+                "fd69:6d69:6e6a::/48".parse().unwrap(),
+                "fd69:6d69:6e69:ffff::/112".parse().unwrap(),
+            )),
+        }
     }
 
     fn with(addresses: &[(&str, &str)], routes: &[(&str, &str, u8)]) -> Machine {
@@ -140,8 +170,7 @@ mod tests {
     }
 
     fn found(machine: &Machine) -> Vec<String> {
-        let ranges = Ranges { pods: net("10.244.0.0/16"), services: net("10.96.0.0/16") };
-        taken(ranges, machine, &Ruleset::default()).iter().map(ToString::to_string).collect()
+        taken(ranges(), machine, &Ruleset::default()).iter().map(ToString::to_string).collect()
     }
 
     #[test]
@@ -151,6 +180,9 @@ mod tests {
                 ("eth0", "192.0.2.11/24"),
                 ("lo", "127.0.0.1/8"),
                 ("lo", "10.96.0.10/32"),
+                ("lo", "fd69:6d69:6e69:ffff::a/128"),
+                ("eth0", "fd69:6d69:6e68::b/64"),
+                ("minisvc-vx", "fd69:6d69:6e6a:1::/128"),
                 ("docker0", "172.17.0.1/16"),
             ],
             &[
@@ -161,6 +193,10 @@ mod tests {
                 ("eth0", "10.244.2.0/24", ROUTE_PROTOCOL),
                 ("lo", "10.96.0.0/16", ROUTE_PROTOCOL),
                 ("docker0", "172.17.0.0/16", 2),
+                ("eth0", "::/0", 9),
+                ("lo", "fd69:6d69:6e69:ffff::a/128", 2),
+                ("eth0", "fd69:6d69:6e69:ffff::/112", ROUTE_PROTOCOL),
+                ("eth0", "fd69:6d69:6e68::/64", 2),
                 ("wg0", "10.243.0.0/16", 3),
             ],
         );
@@ -176,6 +212,15 @@ mod tests {
                 "the pod range 10.244.0.0/16 overlaps address 10.244.7.9/24 of link eth0: give the server another --pod-cidr, or this machine another network"
             ]
         );
+        let machine = with(&[("eth0", "fd69:6d69:6e6a:7::9/64")], &[("wg0", "fd00::/8", 3)]);
+        assert_eq!(
+            found(&machine),
+            [
+                "the pod range fd69:6d69:6e6a::/48 overlaps address fd69:6d69:6e6a:7::9/64 of link eth0: give the server another --pod-cidr, or this machine another network",
+                "the pod range fd69:6d69:6e6a::/48 overlaps the route to fd00::/8 by wg0: give the server another --pod-cidr, or remove the route",
+                "the service range fd69:6d69:6e69:ffff::/112 overlaps the route to fd00::/8 by wg0: give the server another --service-cidr, or remove the route",
+            ]
+        );
         let machine = with(&[], &[("wg0", "10.0.0.0/8", 3), ("br-1", "10.96.3.4/32", 4)]);
         assert_eq!(
             found(&machine),
@@ -189,7 +234,6 @@ mod tests {
 
     #[test]
     fn a_kube_proxy_is_known_by_its_table_its_chains_or_its_link() {
-        let ranges = Ranges { pods: net("10.244.0.0/16"), services: net("10.96.0.0/16") };
         let table = |name: &str, chains: &[&str]| Ruleset {
             tables: vec![Table {
                 family: Family::Ip,
@@ -204,7 +248,7 @@ mod tests {
         };
         let machine = Machine::default();
         let say = |rules: &Ruleset, machine: &Machine| {
-            taken(ranges, machine, rules).first().map(ToString::to_string).unwrap_or_default()
+            taken(ranges(), machine, rules).first().map(ToString::to_string).unwrap_or_default()
         };
         assert!(say(&table("kube-proxy", &[]), &machine).contains("(table ip kube-proxy)"));
         assert!(say(&table("nat", &["PREROUTING", "KUBE-SERVICES"]), &machine).contains("of table ip nat)"));

@@ -98,7 +98,7 @@ impl From<&LinkMessage> for Link {
 }
 
 /// The address that a message is about, at this end of the link.
-pub(super) fn local(message: &AddressMessage) -> Option<IpAddr> {
+pub(crate) fn local(message: &AddressMessage) -> Option<IpAddr> {
     let find = |of: fn(&AddressAttribute) -> Option<IpAddr>| message.attributes.iter().find_map(of);
     // IPv6 tells an address of its own only where the other end has another.
     find(|a| if let AddressAttribute::Local(ip) = a { Some(*ip) } else { None })

@@ -151,7 +151,7 @@ pub(super) async fn tell(client: &Client, node: &NodeName, wanted: &Value) {
             // The node was removed; once it has registered again, the next look tells.
             Err(error) if error.is_not_found() => return,
             Err(error) => {
-                tracing::debug!(%error, "the condition {} is not written; trying again", wanted["type"])
+                tracing::debug!(%error, "the condition {} is not written; trying again", wanted["type"]);
             }
         }
         tokio::time::sleep(RETRY).await;

@@ -18,7 +18,7 @@ use std::{
 use anyhow::{Context, anyhow};
 use minisvc_agent::{
     plan::Proto,
-    relay::{Dial, Door, DoorKey},
+    relay::{Dial, Door, DoorKey, NodeIps},
 };
 use nix::{
     sched::{CloneFlags, setns},
@@ -144,7 +144,7 @@ pub enum Targets {
 #[derive(Clone, Debug, Default)]
 pub struct Nodes {
     /// The addresses of the ready ones: of IPv4, and of IPv6 where they have it.
-    pub ready: Arc<RwLock<Vec<(Ipv4Addr, Option<Ipv6Addr>)>>>,
+    pub ready: Arc<RwLock<Vec<NodeIps>>>,
     /// The nodePorts of services of IPv6 alone: they answer at no IPv4 address.
     pub only6: Arc<RwLock<BTreeSet<DoorKey>>>,
 }
@@ -158,7 +158,7 @@ impl Targets {
                 use rand::seq::SliceRandom;
                 let only6 = nodes.only6.read().unwrap_or_else(PoisonError::into_inner).contains(door);
                 let ready = nodes.ready.read().unwrap_or_else(PoisonError::into_inner);
-                let of = |(v4, v6): &(Ipv4Addr, Option<Ipv6Addr>)| {
+                let of = |(v4, v6): &NodeIps| {
                     if only6 { v6.map(IpAddr::V6) } else { Some(IpAddr::V4(*v4)) }
                 };
                 let mut list: Vec<_> =
