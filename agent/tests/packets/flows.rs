@@ -5,6 +5,7 @@ use std::{
     collections::BTreeSet,
     io::ErrorKind,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::{Duration, Instant},
 };
 
 use minisvc_agent::{
@@ -191,13 +192,23 @@ fn flows_end_with_the_address_that_they_came_by() -> anyhow::Result<()> {
     })
 }
 
+fn is_local(at: &Namespace, ip: &str) -> bool {
+    at.run("ip", &["-6", "route", "get", ip]).is_ok_and(|route| route.starts_with("local"))
+}
+
 #[test]
 fn flows_of_ipv6_are_found_and_ended_too() -> anyhow::Result<()> {
     isolated("flows_of_ipv6_are_found_and_ended_too", || {
         let at = Namespace::new("six")?;
         let service: SocketAddr = "[fd69::9]:53".parse()?;
-        for ip in ["fd69::9/128", "fd6a::2/128", "fd6a::3/128"] {
+        let ips = ["fd69::9", "fd6a::2", "fd6a::3"];
+        for ip in ips {
             at.run("ip", &["-6", "address", "add", ip, "dev", "lo", "nodad"])?;
+        }
+        // The kernel makes an address usable a moment after it has been added.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !ips.iter().all(|ip| is_local(&at, ip)) {
+            anyhow::ensure!(Instant::now() < deadline, "the addresses are not usable");
         }
         let pod = |n: u8| -> IpAddr { format!("fd6a::{n}").parse().unwrap() };
         let _server = Server::start_on(&at, pod(2), 5353)?;
