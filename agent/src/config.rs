@@ -32,8 +32,35 @@ pub struct AgentConfig {
     pub resolv_conf: PathBuf,
     /// What [`HOST_NAME`] stands for.
     pub host_address: HostAddress,
+    /// Whether clients outside are seen by their own address on other nodes than the one that they call.
+    pub external_source: ExternalSource,
     /// Whether the agent lets the cluster's traffic through firewalls of others itself.
     pub manage_host_firewall: bool,
+}
+
+/// Which address pods on other nodes see of clients outside that call this node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ExternalSource {
+    /// The client's, on nodes from which a datagram with a foreign source comes back.
+    #[default]
+    Auto,
+    /// The client's, on every node that can be reached.
+    Keep,
+    /// This node's.
+    Masquerade,
+}
+
+impl FromStr for ExternalSource {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(ExternalSource::Auto),
+            "keep" => Ok(ExternalSource::Keep),
+            "masquerade" => Ok(ExternalSource::Masquerade),
+            _ => Err("want auto, keep or masquerade".into()),
+        }
+    }
 }
 
 /// Where the agent's own API listens, on the node's address.

@@ -39,7 +39,7 @@ use crate::{
         port_claims::{self, Claims},
         readiness::Readiness,
         registration::{Boot, RegisterError, register},
-        repairs, reporter, services,
+        repairs, reporter, services, source,
         viewpoint::Standpoint,
     },
 };
@@ -259,6 +259,7 @@ pub async fn run(
         readiness: readiness.clone(),
     };
     parts.spawn(part("services", Box::pin(services::run(client.clone(), outputs, shutdown.clone()))));
+    let (sources, world) = watch::channel(source::World::default());
     let routes = nodes::run(
         client.clone(),
         node_name.clone(),
@@ -266,9 +267,26 @@ pub async fn run(
         dataplane.clone(),
         standpoint,
         readiness.clone(),
+        sources,
         shutdown.clone(),
     );
     parts.spawn(part("routes", Box::pin(routes)));
+    let settings = source::Config {
+        node: node_name.clone(),
+        node_ip,
+        pod_cidr: cluster.pod_cidr,
+        local_pod_cidr,
+        mode: config.external_source,
+    };
+    let keeps = source::run(
+        client.clone(),
+        settings,
+        (net.clone(), dataplane.clone()),
+        world,
+        recorder.clone(),
+        shutdown.clone(),
+    );
+    parts.spawn(part("sources", Box::pin(keeps)));
     if let Some(uplink) = net::link_of(node_ip) {
         let server = member.kubeconfig.server().ok().and_then(firewall::address_in);
         let ours = Ours {

@@ -5,6 +5,10 @@
 //! only after a datagram with a foreign source has come back from there; everywhere else the entry puts its own address in its place.
 //! IPv4 only. Here is what is decided, as values; docs/dataplane.md follows a packet.
 
+pub mod probe;
+#[cfg(target_os = "linux")]
+pub mod socket;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,

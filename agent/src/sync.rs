@@ -1,5 +1,6 @@
 //! The loops that join what the server says, what is decided, and what the kernel and the processes do.
 
+mod condition;
 pub mod events;
 pub mod families;
 pub mod firewall;
@@ -14,5 +15,6 @@ pub mod registration;
 pub mod repairs;
 pub mod reporter;
 pub mod services;
+pub mod source;
 pub mod viewpoint;
 pub mod world;

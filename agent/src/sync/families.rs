@@ -7,7 +7,7 @@ use minisvc_proto::{NodeName, client::Client, join::ClusterInfo};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::firewall;
+use super::condition;
 use crate::net::{Family6, NetError, address6};
 
 /// The condition's type. A cluster of one family has it not.
@@ -79,7 +79,7 @@ impl Second {
         let Some(condition) = self.condition() else { return };
         tokio::select! {
             () = shutdown.cancelled() => {}
-            () = firewall::tell(&client, &node, &condition) => {}
+            () = condition::tell(&client, &node, &condition) => {}
         }
     }
 }

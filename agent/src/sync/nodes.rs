@@ -15,11 +15,13 @@ use tokio_util::sync::CancellationToken;
 use super::{
     peers::{Peers, sends_through_tunnel},
     readiness::Readiness,
+    source::{World, link_address},
     viewpoint::Standpoint,
 };
 use crate::{
     dataplane::Handle,
     net::{Net, NodeRoute, NodeRoute6, Way, Ways},
+    source::{self, Mac, Peer},
 };
 
 const RETRY: Duration = Duration::from_secs(1);
@@ -34,12 +36,13 @@ pub async fn run(
     dataplane: Handle,
     standpoint: Standpoint,
     readiness: Readiness,
+    sources: watch::Sender<World>,
     shutdown: CancellationToken,
 ) {
     let mut events = Informer::spawn(client.clone(), Target::collection(&NODES, None), ListParams::default());
     let ways = [net.ways(), net.ways6()];
-    let mut nodes =
-        Nodes { own, net, dataplane, ways, known: BTreeMap::new(), standpoint, peers: Peers::default() };
+    let (known, macs, peers) = (BTreeMap::new(), BTreeMap::new(), Peers::default());
+    let mut nodes = Nodes { own, net, dataplane, ways, known, macs, standpoint, peers, sources };
     let mut applied: Option<BTreeMap<String, NodeRoute>> = None;
     let mut due: Option<Instant> = None;
     loop {
@@ -111,7 +114,11 @@ struct Nodes {
     ways: [watch::Receiver<Ways>; 2],
     known: BTreeMap<String, NodeRoute>,
     standpoint: Standpoint,
+    /// Link addresses that nodes tell.
+    macs: BTreeMap<String, Mac>,
     peers: Peers,
+    /// What the loop that keeps sources must know.
+    sources: watch::Sender<World>,
 }
 
 impl Nodes {
@@ -128,10 +135,29 @@ impl Nodes {
         let [first, second] = &mut self.ways;
         let (first, second) = (first.borrow_and_update().clone(), second.borrow_and_update().clone());
         self.peers.set(&first, &second);
+        self.tell_sources(&first);
         let is_direct = |(name, way): (&String, &Way)| (*way == Way::Direct).then(|| self.known.get(name))?;
         let direct = first.iter().filter_map(is_direct).map(|node| IpAddr::V4(node.ip));
         let direct6 = second.iter().filter_map(is_direct).filter_map(|node| Some(node.family6?.ip.into()));
         self.dataplane.set_direct(direct.chain(direct6).collect()).await
+    }
+
+    fn tell_sources(&self, ways: &Ways) {
+        let peers = self.known.values().filter(|node| node.name != self.own.as_str()).map(|node| {
+            let way = match ways.get(&node.name) {
+                Some(Way::Direct) => Some(source::Way::Uplink),
+                Some(Way::Vxlan) => Some(source::Way::Tunnel),
+                Some(Way::Unreachable) | None => None,
+            };
+            let mac = self.macs.get(&node.name).copied();
+            (node.name.clone(), Peer { ip: node.ip, pod_cidr: node.pod_cidr, way, mac })
+        });
+        let world = World { peers: peers.collect(), told: self.macs.get(self.own.as_str()).copied() };
+        self.sources.send_if_modified(|known| {
+            let is_new = *known != world;
+            *known = world;
+            is_new
+        });
     }
 
     /// Writes the ways into the node's own object.
@@ -157,7 +183,21 @@ impl Nodes {
             InformerEvent::Changed(_) => {}
         }
         self.standpoint.put(&event);
+        put_macs(&mut self.macs, &event);
         put(&mut self.known, self.own.as_str(), event);
+    }
+}
+
+fn put_macs(macs: &mut BTreeMap<String, Mac>, event: &InformerEvent) {
+    let mut put = |node: &Object, is_there: bool| match link_address(node).filter(|_| is_there) {
+        Some(mac) => drop(macs.insert(node.name().to_owned(), mac)),
+        None => drop(macs.remove(node.name())),
+    };
+    match event {
+        InformerEvent::Reset(_, objects) => {
+            objects.iter().for_each(|node| put(node, true));
+        }
+        InformerEvent::Changed(event) => put(&event.object, event.kind != EventType::Deleted),
     }
 }
 

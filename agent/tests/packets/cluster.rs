@@ -12,7 +12,7 @@ use minisvc_agent::{
     dataplane::{self, Dataplane, Handle},
     net::{Family6, LinkName, Net, NetConfig, NodeRoute, NodeRoute6, Way, mac_of},
     plan::{Backends, Proto, ServiceKey, ServicePlan, ServicePort, Viewpoint, plan_service},
-    source::{self, Peer},
+    source::{self, Peer, socket::Responder},
 };
 use minisvc_tests::{
     netns::{Lan, Namespace},
@@ -191,6 +191,7 @@ pub struct Cluster {
     pods: BTreeMap<String, Pod>,
     /// Both families.
     is_dual: bool,
+    answering: Vec<tokio::sync::oneshot::Sender<()>>,
 }
 
 async fn start(n: u8, ip: Ipv4Addr, is_dual: bool) -> anyhow::Result<(Net, Handle)> {
@@ -329,7 +330,16 @@ impl Cluster {
             let (net, dataplane) = namespace.block_on(async || start(n, ip, is_dual).await)?;
             nodes.push(Node { namespace, ip, net, dataplane });
         }
-        let cluster = Cluster { lans, router, client, far_client, nodes, pods: BTreeMap::new(), is_dual };
+        let cluster = Cluster {
+            lans,
+            router,
+            client,
+            far_client,
+            nodes,
+            pods: BTreeMap::new(),
+            is_dual,
+            answering: Vec::new(),
+        };
         cluster.apply([])?;
         for n in cluster.numbers() {
             cluster.set_nodes(n, &cluster.numbers())?;
@@ -503,6 +513,35 @@ impl Cluster {
                 .with_context(|| format!("node {from} never reached node {to} by {way:?}"))??;
             node.set_direct(&self.routes(&self.numbers())).await
         })
+    }
+
+    /// The pods of a node.
+    pub fn pods_of(node: u8) -> ipnet::Ipv4Net {
+        pod_cidr(node)
+    }
+
+    /// Every node answers the others' probes, as long as the cluster stands.
+    pub fn answer_probes(&mut self) -> anyhow::Result<()> {
+        for n in self.numbers() {
+            let (on, (end, ended)) = (self.on(n), tokio::sync::oneshot::channel::<()>());
+            let (net, cidr) = (on.net.clone(), pod_cidr(n));
+            let (ready, is_ready) = std::sync::mpsc::channel();
+            on.namespace.spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                runtime.block_on(async {
+                    let responder = Responder::start(&net, cidr).await?;
+                    ready.send(())?;
+                    tokio::select! {
+                        () = responder.run() => {}
+                        _ = ended => {}
+                    }
+                    anyhow::Ok(())
+                })
+            })?;
+            is_ready.recv().context("nobody answers probes")?;
+            self.answering.push(end);
+        }
+        Ok(())
     }
 
     /// Every node sends answers back through the others, and leaves the sources of what enters on it, towards all of `kept`.

@@ -2,6 +2,8 @@
 
 #[path = "source/faults.rs"]
 mod faults;
+#[path = "source/probes.rs"]
+mod probes;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -8,7 +8,11 @@ use std::{
 
 use anyhow::bail;
 use clap::Args;
-use minisvc_agent::{AgentConfig, config::HostAddress, identity};
+use minisvc_agent::{
+    AgentConfig,
+    config::{ExternalSource, HostAddress},
+    identity,
+};
 use minisvc_proto::{NodeName, join::JoinToken};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -50,6 +54,10 @@ pub struct AgentArgs {
     /// What host.minisvc.internal stands for: an address, "node" (the node's own) or "none"
     #[arg(long, env = "MINISVC_HOST_ADDRESS", value_name = "ADDRESS", default_value = "node")]
     pub host_address: HostAddress,
+    /// Which address of clients outside do pods on other nodes see: auto (the client's, where its answers are known to come back),
+    /// keep (the client's) or masquerade (this node's)
+    #[arg(long, env = "MINISVC_EXTERNAL_SOURCE", value_name = "WAY", default_value = "auto")]
+    pub external_source: ExternalSource,
     /// Insert accept rules for the cluster's traffic into chains of others that drop it
     #[arg(long, env = "MINISVC_MANAGE_HOST_FIREWALL")]
     pub manage_host_firewall: bool,
@@ -101,6 +109,7 @@ pub async fn run(args: AgentArgs, stop: CancellationToken) -> anyhow::Result<()>
         log_dir: args.log_dir,
         resolv_conf: args.resolv_conf,
         host_address: args.host_address,
+        external_source: args.external_source,
         manage_host_firewall: args.manage_host_firewall,
     };
     let manager = Manager::of_this_process();

@@ -6,17 +6,21 @@ use super::{
     super::{
         batch::{Batch, Hook, MapSpec},
         expr::{
-            Expressions, R, accept, answer, below, cmp, ct_mark, daddr, drop_packet, ether_saddr, from_net,
-            from_pod, from_tunnel, goto, jump, lookup, mask, masquerade, new, saddr, set_ct_mark, set_mark,
-            set_original_zone, snat, sport, tcp_of_unknown, to_net, to_tunnel, unasked, untranslated,
+            Expressions, R, accept, answer, below, cmp, ct_mark, daddr, dport, drop_packet, ether_saddr,
+            fib_local, from_net, from_pod, from_tunnel, goto, jump, l4proto, lookup, mask, masquerade, new,
+            saddr, set_ct_mark, set_mark, set_original_zone, snat, sport, tcp_of_unknown, to_net, to_tunnel,
+            unasked, untranslated,
         },
         family::{Addresses, octets},
     },
-    MAC, MARK, ZONE,
+    MAC, MARK, UDP, ZONE,
 };
 use crate::{
     plan::Family,
-    source::{NUMBER, REMEMBERED, TUNNEL, UPLINK},
+    source::{
+        NUMBER, REMEMBERED, TUNNEL, UPLINK,
+        socket::{FOREIGN, PORT},
+    },
 };
 
 /// User data by which `nft` shows the map as `typeof ether saddr : ct zone`: a zone has no type of its own.
@@ -154,6 +158,22 @@ fn part(v: &mut Expressions, reg: u32, load: fn(&mut Expressions, u32) -> u32, o
 /// Which source those see that a client outside is led to.
 pub(super) fn outgoing(batch: &mut Batch, fixed: &Addresses) {
     let one = fixed.local_pod_cidr;
+    if keeps(batch) {
+        // What asks other nodes whether a foreign source comes back from them.
+        let last = octets(one.hostmask());
+        batch.rule("postrouting", |v| {
+            l4proto(v, R);
+            cmp(v, R, true, &[UDP]);
+            dport(v, R);
+            cmp(v, R, true, &PORT.to_be_bytes());
+            to_net(v, fixed.pod_cidr, true);
+            daddr(v, R);
+            mask(v, R, &last);
+            cmp(v, R, true, &last);
+            fib_local(v, 1, true);
+            snat(v, FOREIGN.into());
+        });
+    }
     batch.chain("hidden", None);
     batch.rule("hidden", |v| {
         to_tunnel(v);

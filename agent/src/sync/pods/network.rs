@@ -2,7 +2,10 @@
 
 use std::{future::Future, net::Ipv4Addr, os::fd::OwnedFd};
 
-use crate::net::{LinkName, Net};
+use crate::{
+    net::{LinkName, Net},
+    source,
+};
 
 /// Connects pods.
 pub trait PodNetwork: Send + Sync + 'static {
@@ -31,7 +34,8 @@ impl PodNetwork for Net {
     }
 
     async fn clean(&self, known: &[String]) {
-        let known: Vec<LinkName> = known.iter().map(|uid| LinkName::of_pod(uid)).collect();
+        let known = known.iter().map(String::as_str).chain([source::socket::UID]);
+        let known: Vec<LinkName> = known.map(LinkName::of_pod).collect();
         let links = match self.links().await {
             Ok(links) => links,
             Err(error) => return tracing::warn!(%error, "links of gone pods are not removed"),
