@@ -114,6 +114,11 @@ pub fn tunnel_address(pod_cidr: Ipv4Net) -> Ipv4Addr {
     pod_cidr.network()
 }
 
+/// Whether this machine's settings keep pods from answering through other nodes: `rp_filter` strict and `src_valid_mark` on.
+pub fn drops_marked_answers() -> bool {
+    sysctl::drops_marked_answers()
+}
+
 /// The link address of a node in the tunnel.
 pub fn tunnel_mac(node_ip: Ipv4Addr) -> Mac {
     tunnel::mac(node_ip)

@@ -86,6 +86,17 @@ pub(super) fn reserve_ports(range: (u16, u16)) {
     }
 }
 
+/// Whether the kernel would drop what pods answer through another node: it then looks for the way to the pod by the answer's mark.
+pub(super) fn drops_marked_answers() -> bool {
+    let value = |of: &str, name: &str| -> u32 {
+        let text = fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{of}/{name}"));
+        text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+    };
+    // A new link has what `default` says; `all` counts for each.
+    let of_a_pod = |name: &str| value("all", name).max(value("default", name));
+    of_a_pod("rp_filter") == 1 && of_a_pod("src_valid_mark") == 1
+}
+
 /// Lets packets come out of the tunnel whose senders are reached by another way: two nodes may disagree about the way between them.
 /// Where this is not allowed, and the machine's own setting is strict, such packets are lost.
 pub(super) fn loose_reverse_path(link: &str) {

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     config::ExternalSource,
     dataplane::{Handle, Returns},
-    net::{Net, mac_of},
+    net::{Net, drops_marked_answers, mac_of},
     nft::NftError,
     source::{
         Mac, Peer,
@@ -91,7 +91,8 @@ pub async fn run(
     shutdown: CancellationToken,
 ) {
     let work = async {
-        let mut keeper = Keeper { config, dataplane, probes: Probes::default(), entries: None, kept: None };
+        let mut keeper =
+            Keeper { config, dataplane, probes: Probes::default(), entries: None, warned: false, kept: None };
         let mut answering = JoinSet::new();
         let mut asked: JoinSet<(Question, Result<(), Failure>)> = JoinSet::new();
         let mut said: Option<Value> = None;
@@ -116,7 +117,7 @@ pub async fn run(
                     (question, result)
                 });
             }
-            if let Err(error) = keeper.program(&known.peers).await {
+            if let Err(error) = keeper.program(&known.peers, own.is_some()).await {
                 tracing::error!(%error, "the rules do not know whose sources stay; trying again");
                 again = true;
             }
@@ -153,13 +154,27 @@ struct Keeper {
     probes: Probes,
     /// In the rules.
     entries: Option<BTreeMap<String, Peer>>,
+    /// Somebody's settings would drop what goes back through others: this was said.
+    warned: bool,
     kept: Option<BTreeSet<String>>,
 }
 
 impl Keeper {
     /// What this node tells; nothing if it cannot send answers back.
-    fn own_mac(&self) -> Option<Mac> {
-        if self.dataplane.returns() == Returns::Yes { mac_of(self.config.node_ip) } else { None }
+    fn own_mac(&mut self) -> Option<Mac> {
+        let is_dropped = drops_marked_answers();
+        if is_dropped && !self.warned {
+            tracing::warn!(
+                "net.ipv4.conf.*.rp_filter is 1 and src_valid_mark is 1: pods here see other nodes in the place of clients; \
+                 set rp_filter to 2"
+            );
+        }
+        self.warned = is_dropped;
+        if self.dataplane.returns() == Returns::Yes && !is_dropped {
+            mac_of(self.config.node_ip)
+        } else {
+            None
+        }
     }
 
     /// The nodes whose pods see clients' own addresses.
@@ -176,11 +191,13 @@ impl Keeper {
         }
     }
 
-    async fn program(&mut self, peers: &BTreeMap<String, Peer>) -> Result<(), NftError> {
-        if self.entries.as_ref() != Some(peers) {
-            let entries = peers.values().filter_map(|peer| peer.entry(self.config.pod_cidr)).collect();
+    /// `can_answer`: through other nodes.
+    async fn program(&mut self, peers: &BTreeMap<String, Peer>, can_answer: bool) -> Result<(), NftError> {
+        let through = if can_answer { peers.clone() } else { BTreeMap::new() };
+        if self.entries.as_ref() != Some(&through) {
+            let entries = through.values().filter_map(|peer| peer.entry(self.config.pod_cidr)).collect();
             self.dataplane.set_entries(entries).await?;
-            self.entries = Some(peers.clone());
+            self.entries = Some(through);
         }
         let Some(wanted) = self.wanted(peers) else { return Ok(()) };
         if self.kept.as_ref() != Some(&wanted) {
