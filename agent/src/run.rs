@@ -263,8 +263,7 @@ pub async fn run(
     let routes = nodes::run(
         client.clone(),
         node_name.clone(),
-        net.clone(),
-        dataplane.clone(),
+        (net.clone(), dataplane.clone()),
         standpoint,
         readiness.clone(),
         sources,

@@ -32,8 +32,7 @@ pub const PART: &str = "routes";
 pub async fn run(
     client: Client,
     own: NodeName,
-    net: Net,
-    dataplane: Handle,
+    (net, dataplane): (Net, Handle),
     standpoint: Standpoint,
     readiness: Readiness,
     sources: watch::Sender<World>,
@@ -42,7 +41,7 @@ pub async fn run(
     let mut events = Informer::spawn(client.clone(), Target::collection(&NODES, None), ListParams::default());
     let ways = [net.ways(), net.ways6()];
     let (known, macs, peers) = (BTreeMap::new(), BTreeMap::new(), Peers::default());
-    let mut nodes = Nodes { own, net, dataplane, ways, known, macs, standpoint, peers, sources };
+    let mut nodes = Nodes { own, net, dataplane, ways, known, standpoint, macs, peers, sources };
     let mut applied: Option<BTreeMap<String, NodeRoute>> = None;
     let mut due: Option<Instant> = None;
     loop {
@@ -195,7 +194,9 @@ fn put_macs(macs: &mut BTreeMap<String, Mac>, event: &InformerEvent) {
     };
     match event {
         InformerEvent::Reset(_, objects) => {
-            objects.iter().for_each(|node| put(node, true));
+            for node in objects {
+                put(node, true);
+            }
         }
         InformerEvent::Changed(event) => put(&event.object, event.kind != EventType::Deleted),
     }

@@ -102,7 +102,7 @@ pub async fn run(
                 match Responder::start(&net, keeper.config.local_pod_cidr).await {
                     Ok(responder) => drop(answering.spawn(responder.run())),
                     Err(error) => {
-                        tracing::warn!(%error, "other nodes' probes are not answered; trying again")
+                        tracing::warn!(%error, "other nodes' probes are not answered; trying again");
                     }
                 }
             }
