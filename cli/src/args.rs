@@ -73,11 +73,11 @@ pub enum Command {
 #[derive(Debug, Subcommand)]
 pub enum ClusterCommand {
     /// Create objects
-    Create(Create),
+    Create(Box<Create>),
     /// Run CMD in a pod
     Run(Run),
     /// Make a service for a deployment, replica set, pod or service
-    Expose(Expose),
+    Expose(Box<Expose>),
     /// Show objects
     Get(Get),
     /// Show everything about objects, with their events

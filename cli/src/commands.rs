@@ -66,9 +66,9 @@ pub fn cancel_on_signal(stop: CancellationToken) -> anyhow::Result<()> {
 /// Runs one verb.
 pub async fn run(global: Global, command: Command) -> Outcome {
     match command {
-        Command::Create(args) => create::run(&global, args).await,
+        Command::Create(args) => create::run(&global, *args).await,
         Command::Run(args) => create::run_pod(&global, args).await,
-        Command::Expose(args) => expose::run(&Session::open(&global)?, args).await,
+        Command::Expose(args) => expose::run(&Session::open(&global)?, *args).await,
         Command::Get(args) => get::run(&Session::open(&global)?, args).await,
         Command::Describe(args) => describe::run(&Session::open(&global)?, args).await,
         Command::Delete(args) => delete::run(&Session::open(&global)?, args).await,

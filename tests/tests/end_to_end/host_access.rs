@@ -181,7 +181,7 @@ fn a_pod_reaches_what_listens_on_this_machine_s_loopback_address_alone() {
 
     let counting = at(tcp_server(Ipv4Addr::LOCALHOST, count));
     everywhere(&cluster, TALK, &[&counting, "5000"], |said| {
-        assert_eq!(said.ok(), "5000 bytes from 127.0.0.1")
+        assert_eq!(said.ok(), "5000 bytes from 127.0.0.1");
     });
     // What listens on [::1] only is as much a service of this machine.
     if let Ok(listener) = TcpListener::bind("[::1]:0") {
@@ -211,7 +211,7 @@ fn fifty_megabytes_go_both_ways_at_once_and_300_connections_stand_side_by_side()
     let cluster = Cluster::up("bulk", 2);
     two_pods(&cluster);
     let bulk = tcp_server(Ipv4Addr::LOCALHOST, |stream| {
-        let block = |i: u64| [&i.to_be_bytes()[..], &[b'x'; 65_528]].concat();
+        let block = |i: u64| [&i.to_be_bytes()[..], &vec![b'x'; 65_528]].concat();
         let mut back = stream.try_clone().unwrap();
         let sending = thread::spawn(move || (0..800).for_each(|i| back.write_all(&block(i)).unwrap()));
         let mut stream = stream;
@@ -253,7 +253,7 @@ fn a_relay_that_dies_ends_its_connections_and_the_next_one_carries_on() {
     });
     let pod = pod_names(&cluster).remove(0);
     let to = format!("{NAME}:{port}");
-    let held = r#"my $s = IO::Socket::INET->new(PeerAddr => shift) or die; <$s>"#;
+    let held = r"my $s = IO::Socket::INET->new(PeerAddr => shift) or die; <$s>";
     let mut command = cluster.command(cluster.binary());
     command.args(["exec", &pod, "--", "perl", "-MIO::Socket::INET", "-e", held, &to]);
     let _held = Background(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
@@ -347,7 +347,7 @@ fn a_pod_reaches_this_machine_s_addresses_and_networks() {
         }
         // This machine has no way there, and a pod is told the same as a process of this machine.
         everywhere(&cluster, TALK, &["203.0.113.1:80", "1"], |said| {
-            failed(&said, "connect: Network is unreachable")
+            failed(&said, "connect: Network is unreachable");
         });
     });
 }

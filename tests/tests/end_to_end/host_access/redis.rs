@@ -41,7 +41,7 @@ impl Redis {
 /// A name and an address of the cluster for what listens on this machine: a service without a selector, and its endpoint.
 fn database(port: u16) -> String {
     format!(
-        r#"
+        r"
 apiVersion: v1
 kind: Service
 metadata: {{name: db}}
@@ -56,7 +56,7 @@ metadata:
 addressType: IPv4
 endpoints: [{{addresses: [{ADDRESS}]}}]
 ports: [{{name: redis, port: {port}, protocol: TCP}}]
-"#
+"
     )
 }
 
@@ -80,10 +80,8 @@ fn a_pod_uses_a_redis_of_this_machine_by_its_name_and_as_a_service() {
     cluster.sh("minisvc wait --for=condition=Programmed service/db --timeout=30s").ok();
     for pod in &pods {
         assert_eq!(cli(pod, "db", 6379, &["get", "greeting"]), "hello");
-        assert_eq!(
-            cli(pod, "db.default.svc.cluster.local", 6379, &["incr", "visits"]).parse::<u32>().is_ok(),
-            true
-        );
+        let visits = cli(pod, "db.default.svc.cluster.local", 6379, &["incr", "visits"]);
+        assert!(visits.parse::<u32>().is_ok(), "{visits}");
     }
     assert_eq!(cli(&pods[0], NAME, redis.port, &["get", "visits"]), "2");
     // Fifty clients with four questions on their way each.
