@@ -4,14 +4,18 @@ use std::net::Ipv4Addr;
 
 use minisvc_agent::{
     dataplane::{Config, Dataplane, NodeRoute},
-    net::{LinkName, Net, NetConfig},
+    net::{LinkName, Net, NetConfig, mac_of},
     nft::TABLE,
     plan::{ServiceKey, ServicePlan},
+    source::{Peer, Way},
     sys::netlink::{NetfilterSocket, message, text},
 };
 use minisvc_tests::netns::{Lan, Namespace};
 
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// Families of tables: `NFPROTO_IPV4` and `NFPROTO_NETDEV`.
+const IPV4: u8 = 2;
+const NETDEV: u8 = 5;
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
 
 /// Where the server is, seen from the client.
@@ -141,20 +145,36 @@ impl Topology {
                 let dataplane = Dataplane::start(dataplane_config(number)?)?;
                 dataplane.apply(services.to_vec()).await?;
                 dataplane.set_nodes(routes()?).await?;
-                Ok(dataplane.set_direct([1, 2].map(|node| node_ip(node).into()).into()).await?)
+                dataplane.set_direct([1, 2].map(|node| node_ip(node).into()).into()).await?;
+                // The nodes have probed each other: sources are kept.
+                let other = self.peer(3 - number)?;
+                let all = net_config(number)?.pod_cidr;
+                dataplane.set_entries(other.entry(all).into_iter().collect()).await?;
+                Ok(dataplane.set_kept([other.keep()].into()).await?)
             })?;
         }
         Ok(())
     }
 
-    /// Removes our table from both nodes, if it is there.
+    /// A node as the other one sees it.
+    fn peer(&self, number: u8) -> anyhow::Result<Peer> {
+        let ip = node_ip(number);
+        let mac = self.nodes[usize::from(number) - 1].enter(|| Ok(mac_of(ip)))?;
+        let pod_cidr = net_config(number)?.local_pod_cidr;
+        Ok(Peer { ip, pod_cidr, way: Some(Way::Uplink), mac })
+    }
+
+    /// Removes our tables from both nodes, if they are there.
     pub fn unload(&self) -> anyhow::Result<()> {
-        self.nodes.iter().try_for_each(remove_table)
+        self.nodes.iter().try_for_each(|node| {
+            remove_table(node, IPV4)?;
+            remove_table(node, NETDEV)
+        })
     }
 }
 
 /// In one transaction that works whether or not the table is there.
-fn remove_table(node: &Namespace) -> anyhow::Result<()> {
+fn remove_table(node: &Namespace, family: u8) -> anyhow::Result<()> {
     const NEW_TABLE: u16 = 10 << 8;
     const DELETE_TABLE: u16 = NEW_TABLE | 2;
     const REQUEST: u16 = 1;
@@ -162,7 +182,7 @@ fn remove_table(node: &Namespace) -> anyhow::Result<()> {
     const CREATE: u16 = 0x400;
     let bound = |v: &mut Vec<u8>| v.extend([0, 0, 0, 10]);
     let table = |v: &mut Vec<u8>| {
-        v.extend([2, 0, 0, 0]);
+        v.extend([family, 0, 0, 0]);
         text(v, 1, TABLE);
     };
     node.enter(|| {
