@@ -20,6 +20,8 @@ mod losses;
 mod outside;
 #[path = "machines/routers.rs"]
 mod routers;
+#[path = "machines/sources.rs"]
+mod sources;
 #[path = "machines/tokens.rs"]
 mod tokens;
 
