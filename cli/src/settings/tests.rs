@@ -10,7 +10,7 @@ use std::{
 
 use clap::ArgAction;
 use ipnet::Ipv4Net;
-use minisvc_agent::config::HostAddress;
+use minisvc_agent::config::{ExternalSource, HostAddress};
 use minisvc_proto::{NodeName, join::JoinToken};
 use minisvc_server::run::Cidrs;
 
@@ -69,7 +69,7 @@ impl Machine {
     }
 }
 
-/// Three values of a flag that differ, none of them the default.
+/// Three values of a flag that differ; the first and the last are not the default.
 fn samples(flag: &Flag) -> [&'static str; 3] {
     let takes = |id: TypeId| flag.arg.get_value_parser().type_id() == id;
     if takes(TypeId::of::<Ipv4Addr>())
@@ -88,6 +88,9 @@ fn samples(flag: &Flag) -> [&'static str; 3] {
         ["11h", "12h", "13h"]
     } else if takes(TypeId::of::<NodeName>()) {
         ["one", "two", "three"]
+    } else if takes(TypeId::of::<ExternalSource>()) {
+        // There is no fourth: the default stands where it must win over another one.
+        ["keep", "auto", "masquerade"]
     } else if takes(TypeId::of::<JoinToken>()) {
         tokens()
     } else if flag.kind() == Kind::Number {
