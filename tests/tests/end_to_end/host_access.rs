@@ -98,6 +98,14 @@ const TALK: &str = r#"
     print $answer;
 "#;
 
+/// Has sent all it sends before it can be broken off: the kernel tells of a reset once, and not to the one who reads if he writes.
+const BROKEN_OFF: &str = r#"
+    alarm 30; my ($to) = @ARGV;
+    my $s = IO::Socket::INET->new(PeerAddr => $to) or die "connect: $!\n";
+    syswrite($s, "x") == 1 or die "write: $!\n";
+    defined sysread($s, my $got, 1) or die "read: $!\n";
+"#;
+
 const DATAGRAM: &str = r#"
     alarm 30; my ($to, $n) = @ARGV;
     my $s = IO::Socket::INET->new(PeerAddr => $to, Proto => "udp") or die "connect: $!\n";
@@ -200,10 +208,11 @@ fn a_pod_reaches_what_listens_on_this_machine_s_loopback_address_alone() {
     everywhere(&cluster, TALK, &[&at(shut), "1"], |said| failed(&said, "connect: Connection refused"));
     everywhere(&cluster, DATAGRAM, &[&at(shut), "1"], |said| failed(&said, "recv: Connection refused"));
 
-    let breaking = at(tcp_server(Ipv4Addr::LOCALHOST, |stream| {
+    let breaking = at(tcp_server(Ipv4Addr::LOCALHOST, |mut stream| {
+        stream.read_exact(&mut [0]).unwrap();
         setsockopt(&stream, sockopt::Linger, &nix::libc::linger { l_onoff: 1, l_linger: 0 }).unwrap();
     }));
-    everywhere(&cluster, TALK, &[&breaking, "1"], |said| failed(&said, "Connection reset by peer"));
+    everywhere(&cluster, BROKEN_OFF, &[&breaking], |said| failed(&said, "read: Connection reset by peer"));
 }
 
 #[test]
