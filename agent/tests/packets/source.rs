@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use anyhow::Context as _;
 use minisvc_tests::{
     netns::{Namespace, isolated},
     traffic::{self, Answer, Connection, Flow, SILENCE},
@@ -210,7 +211,7 @@ fn one_port_of_a_client_serves_for_connections_to_several_nodes() -> anyhow::Res
         let seen = cluster.outside().block_on(async || {
             let mut open = Vec::new();
             for to in nodes {
-                open.push(tcp_from(4001, to).await?);
+                open.push(tcp_from(4001, to).await.with_context(|| format!("beside others, to {to:?}"))?);
             }
             Ok(open.into_iter().map(|(line, _)| line).collect::<BTreeSet<_>>())
         })?;
@@ -235,8 +236,8 @@ fn one_port_of_a_client_serves_for_connections_to_several_nodes() -> anyhow::Res
         })?;
         // One after the other, again and again: what has just closed is not in the way.
         cluster.outside().block_on(async || {
-            for to in nodes.iter().cycle().take(30) {
-                let (line, stream) = tcp_from(4003, *to).await?;
+            for (round, to) in nodes.iter().cycle().take(30).enumerate() {
+                let (line, stream) = tcp_from(4003, *to).await.with_context(|| format!("round {round}"))?;
                 assert!(line.starts_with("b 192.0.2.100:"), "{line}");
                 // A reset leaves nothing behind at the client.
                 stream.set_zero_linger()?;
