@@ -112,7 +112,8 @@ fn wrong_settings_are_usage_errors_on_one_line() {
         (
             "agent",
             "node-ip = 'here'",
-            "1: node-ip: \"here\": invalid IPv4 address syntax; 192.0.2.10 would be right",
+            "1: node-ip: \"here\": \"here\" is no IPv4 address, with one of IPv6 after a comma or without; \
+             192.0.2.10 or 192.0.2.10,2001:db8::10 would be right",
         ),
         ("server", "# of the server\nlisten_ = ''", "2: listen_: unknown key; \"listen\" would be right"),
         ("server", "listen", "1: this is no TOML"),
