@@ -35,6 +35,17 @@ fn config(n: u8) -> NetConfig {
     }
 }
 
+/// A node as the others are told of it.
+fn route(n: u8) -> NodeRoute {
+    NodeRoute {
+        name: format!("node-{n}"),
+        ip: config(n).node_ip,
+        pod_cidr: config(n).local_pod_cidr,
+        tunnels: false,
+        family6: None,
+    }
+}
+
 fn pod_ip(node: u8, n: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 244, node, n)
 }
@@ -80,13 +91,6 @@ fn pods_reach_each_other_across_nodes_and_a_second_attach_changes_nothing() -> a
         attach(&nodes[0], &net1, &pods[0], ips[0])?;
         attach(&nodes[0], &net1, &pods[1], ips[1])?;
         attach(&nodes[1], &net2, &pods[2], ips[2])?;
-        let route = |n: u8| NodeRoute {
-            name: format!("node-{n}"),
-            ip: config(n).node_ip,
-            pod_cidr: config(n).local_pod_cidr,
-            tunnels: false,
-            family6: None,
-        };
         nodes[0].block_on(async || Ok(net1.set_routes(vec![route(1), route(2)]).await?))?;
         nodes[1].block_on(async || Ok(net2.set_routes(vec![route(1), route(2)]).await?))?;
         let _servers: Vec<_> = pods.iter().map(|p| Server::start(p, 8080)).collect::<Result<_, _>>()?;
@@ -192,13 +196,6 @@ fn what_is_not_ours_stays_and_what_cannot_be_is_said() -> anyhow::Result<()> {
         })?;
         let before = route_table(&node)?;
         let net = node.block_on(async || Ok(Net::start(config(1)).await?))?;
-        let route = |n: u8| NodeRoute {
-            name: format!("node-{n}"),
-            ip: config(n).node_ip,
-            pod_cidr: config(n).local_pod_cidr,
-            tunnels: false,
-            family6: None,
-        };
         let error =
             node.block_on(async || Ok(net.set_routes(vec![route(2), route(3)]).await.unwrap_err()))?;
         assert_eq!(error, NetError::RouteTaken { destination: config(2).local_pod_cidr.into(), protocol: 4 });
@@ -222,13 +219,6 @@ fn what_somebody_takes_away_is_back_and_is_named() -> anyhow::Result<()> {
             nodes[0].block_on(async || Ok(Net::start(config(1)).await?))?,
             nodes[1].block_on(async || Ok(Net::start(config(2)).await?))?,
         );
-        let route = |n: u8| NodeRoute {
-            name: format!("node-{n}"),
-            ip: config(n).node_ip,
-            pod_cidr: config(n).local_pod_cidr,
-            tunnels: false,
-            family6: None,
-        };
         nodes[0].block_on(async || Ok(net.set_routes(vec![route(1), route(2)]).await?))?;
         nodes[1].block_on(async || Ok(far.set_routes(vec![route(1), route(2)]).await?))?;
         let pods: Vec<_> = ["a", "b", "c"].map(Namespace::new).into_iter().collect::<Result<_, _>>()?;
