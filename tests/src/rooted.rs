@@ -56,15 +56,20 @@ struct Shims(PathBuf);
 
 impl Drop for Shims {
     fn drop(&mut self) {
-        let below = self.0.as_os_str().as_encoded_bytes();
-        for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let Some(pid) = process.file_name().to_str().and_then(|n| n.parse().ok()) else { continue };
-            let command = command_line(&process.path());
-            let words: Vec<&[u8]> = command.split(|b| *b == 0).collect();
-            if words.contains(&&b"shim"[..]) && words.iter().any(|w| w.starts_with(below)) {
-                // One that ended by itself meanwhile needs no signal.
-                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-            }
+        kill_shims(&self.0);
+    }
+}
+
+/// Kills the shims of the pods below a directory, or that of the one pod whose directory it is.
+pub fn kill_shims(below: &Path) {
+    let below = below.as_os_str().as_encoded_bytes();
+    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = process.file_name().to_str().and_then(|n| n.parse().ok()) else { continue };
+        let command = command_line(&process.path());
+        let words: Vec<&[u8]> = command.split(|b| *b == 0).collect();
+        if words.contains(&&b"shim"[..]) && words.iter().any(|w| w.starts_with(below)) {
+            // One that ended by itself meanwhile needs no signal.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
     }
 }

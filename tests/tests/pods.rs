@@ -11,6 +11,8 @@ use minisvc_tests::{
 };
 use serde_json::json;
 
+#[path = "pods/life.rs"]
+mod life;
 #[path = "pods/streams.rs"]
 mod streams;
 

@@ -14,12 +14,14 @@ use super::{
 };
 
 /// Pods that are nothing but their state. A program is there if [`FakeRuntime::missing`] does not say otherwise; SIGTERM ends
-/// it with code 0, unless [`FakeRuntime::stubborn`].
+/// it with code 0, unless [`FakeRuntime::stubborn`]. What exec runs ends well, unless it was said otherwise.
 #[derive(Debug, Default)]
 pub struct FakeRuntime {
     pods: Mutex<BTreeMap<String, FakePod>>,
     missing: Mutex<BTreeSet<String>>,
     stubborn: Mutex<BTreeSet<String>>,
+    failing: Mutex<BTreeMap<String, (i32, String)>>,
+    hanging: Mutex<BTreeSet<String>>,
 }
 
 #[derive(Debug)]
@@ -42,6 +44,16 @@ impl FakeRuntime {
     /// From now on this program ignores SIGTERM.
     pub fn stubborn(&self, program: &str) {
         lock(&self.stubborn).insert(program.to_owned());
+    }
+
+    /// From now on this program ends with this code when exec runs it, and says this.
+    pub fn fails(&self, program: &str, code: i32, output: &str) {
+        lock(&self.failing).insert(program.to_owned(), (code, output.to_owned()));
+    }
+
+    /// From now on this program does not end when exec runs it.
+    pub fn hangs(&self, program: &str) {
+        lock(&self.hanging).insert(program.to_owned());
     }
 
     /// A container's main process ends by itself.
@@ -154,7 +166,7 @@ impl PodRuntime for FakeRuntime {
         &self,
         uid: &str,
         exec: ExecSpec,
-        _stdio: [OwnedFd; 3],
+        [_, stdout, _]: [OwnedFd; 3],
     ) -> Result<ExecSession, RuntimeError> {
         let state = self.watch(uid)?;
         if !state.borrow().containers.get(&exec.container).is_some_and(ContainerState::is_running) {
@@ -165,10 +177,22 @@ impl PodRuntime for FakeRuntime {
             return Err(RuntimeError::Refused(format!("exec: \"{program}\": not found in PATH")));
         }
         let (told, exit) = oneshot::channel();
-        let (hold, _) = oneshot::channel();
-        let now = now_millis();
-        let _ =
-            told.send(Exit { code: 0, signal: None, not_started: None, started_at: now, finished_at: now });
+        let (hold, mut dropped) = oneshot::channel();
+        if lock(&self.hanging).contains(&program) {
+            tokio::spawn(async move {
+                let _ = (&mut dropped).await;
+                drop((told, stdout));
+            });
+            return Ok(ExecSession { exit, _hold: hold });
+        }
+        let (code, output) = lock(&self.failing).get(&program).cloned().unwrap_or_default();
+        // A pipe holds less than a program may say.
+        tokio::task::spawn_blocking(move || {
+            let _ = std::io::Write::write_all(&mut std::fs::File::from(stdout), output.as_bytes());
+            let now = now_millis();
+            let exit = Exit { code, signal: None, not_started: None, started_at: now, finished_at: now };
+            let _ = told.send(exit);
+        });
         Ok(ExecSession { exit, _hold: hold })
     }
 

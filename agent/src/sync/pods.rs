@@ -2,6 +2,7 @@
 
 mod decide;
 mod environment;
+mod handler;
 mod ipam;
 mod network;
 mod probe;
@@ -97,8 +98,8 @@ pub struct Entry {
 pub struct Containers {
     /// By name.
     pub states: BTreeMap<String, ContainerState>,
-    /// What has ended is not started again.
-    pub over: bool,
+    /// Those that are not started again when they have ended.
+    pub over: BTreeSet<String>,
 }
 
 /// The pods of this node by namespace and name. Cheap to clone.

@@ -85,9 +85,10 @@ pub async fn node(edge: &Edge, node: &str, query: &Query, request: Request) -> R
     exec(edge, node, "/exec-node", query, request).await
 }
 
-/// The container that is meant: the one named, or the only one, or the first.
+/// The container that is meant: the one named, init containers included, or the first of the others.
 fn container<'a>(pod: &'a Object, wanted: Option<&str>) -> Result<&'a str, ApiError> {
-    let all = pod.pointer("/spec/containers").and_then(Value::as_array).into_iter().flatten();
+    let list = |pointer: &str| pod.pointer(pointer).and_then(Value::as_array).into_iter().flatten();
+    let all = list("/spec/containers").chain(list("/spec/initContainers"));
     let names: Vec<&str> = all.filter_map(|c| c["name"].as_str()).collect();
     match wanted {
         None => names.first().copied().ok_or_else(|| ApiError::not_found(&PODS, pod.name())),

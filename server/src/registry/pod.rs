@@ -3,6 +3,9 @@
 //! Rules from Kubernetes: pkg/apis/core/v1/defaults.go, pkg/apis/core/validation/validation.go.
 
 mod container;
+mod hooks;
+mod init;
+mod probes;
 
 use std::collections::BTreeSet;
 
@@ -16,8 +19,7 @@ use serde_json::{Map, Value, json};
 use super::{field::Field, is_unset};
 
 /// Fields of a pod's spec that would change what the pod does and cannot be had, with the reason.
-const REFUSED: [(&str, &str); 17] = [
-    ("initContainers", "init containers are not supported: do their work in the container's own command"),
+const REFUSED: [(&str, &str); 16] = [
     ("ephemeralContainers", "ephemeral containers are not supported: use `minisvc exec`"),
     ("volumes", "volumes are not supported: a pod sees the node's file system, with /tmp of its own"),
     ("hostNetwork", "a pod has a network of its own: reach it through a service of type NodePort"),
@@ -68,9 +70,11 @@ pub fn set_spec_defaults(spec: &mut Map<String, Value>) {
     set_default(spec, "dnsPolicy", "ClusterFirst".into());
     set_default(spec, "schedulerName", "default-scheduler".into());
     set_default(spec, "securityContext", json!({}));
-    for one in spec.get_mut("containers").and_then(Value::as_array_mut).into_iter().flatten() {
-        if let Some(container) = one.as_object_mut() {
-            container::set_defaults(container);
+    for list in ["initContainers", "containers"] {
+        for one in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            if let Some(container) = one.as_object_mut() {
+                container::set_defaults(container);
+            }
         }
     }
 }
@@ -103,9 +107,11 @@ fn changed(old: &Object, new: &Object) -> Option<Cause> {
     let rest = |pod: &Object| -> Map<String, Value> {
         let mut spec = pod.0.get("spec").and_then(Value::as_object).cloned().unwrap_or_default();
         spec.remove("tolerations");
-        for container in spec.get_mut("containers").and_then(Value::as_array_mut).into_iter().flatten() {
-            if let Some(container) = container.as_object_mut() {
-                container.remove("image");
+        for list in ["initContainers", "containers"] {
+            for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+                if let Some(container) = container.as_object_mut() {
+                    container.remove("image");
+                }
             }
         }
         spec
@@ -116,7 +122,8 @@ fn changed(old: &Object, new: &Object) -> Option<Cause> {
     let (before, after) = (tolerations(old), tolerations(new));
     let kept = before.iter().all(|t| after.contains(t));
     (rest(old) != rest(new) || !kept).then(|| {
-        let why = "pod updates may not change fields other than `spec.containers[*].image`, `spec.tolerations` \
+        let why = "pod updates may not change fields other than `spec.containers[*].image`, \
+                   `spec.initContainers[*].image`, `spec.tolerations` \
                    (only additions to existing tolerations); delete the pod and create it anew";
         Cause::forbidden("spec", why)
     })
@@ -177,9 +184,15 @@ pub fn validate_spec(spec: &Field<'_>, faults: &mut Vec<Cause>) {
         faults.push(containers.required("a pod needs at least one container"));
     }
     let (mut names, mut ports) = (BTreeSet::new(), BTreeSet::new());
+    let grace = spec.child("terminationGracePeriodSeconds").number();
     for one in containers.items() {
-        container::validate(&one, &mut names, &mut ports, faults);
+        container::validate(&one, &mut names, &mut ports, grace, faults);
+        let restart = one.child("restartPolicy");
+        if restart.value.is_some() {
+            faults.push(restart.forbidden("may not be set for non-init containers"));
+        }
     }
+    init::validate(spec, &mut names, grace, faults);
 }
 
 /// The faults of what is set and cannot be had.

@@ -57,7 +57,16 @@ pub async fn exec(node: &TestNode, name: &str, command: &[&str], input: &[u8]) -
     finish(stream).await
 }
 
-async fn log(node: &TestNode, name: &str, parameters: &[(&str, &str)]) -> Result<String, ClientError> {
+/// Runs a command in a container of a pod, without input.
+pub async fn exec_in(node: &TestNode, name: &str, container: &str, command: &[&str]) -> Said {
+    let words = command.iter().map(|w| ("command", *w));
+    let words = words.chain([("container", container), ("stdout", "true"), ("stderr", "true")]);
+    let path = format!("{}{}", pod(name).with_subresource("exec"), query(words));
+    finish(node.admin.exec(&path).await.unwrap()).await
+}
+
+/// A log, with these parameters.
+pub async fn log(node: &TestNode, name: &str, parameters: &[(&str, &str)]) -> Result<String, ClientError> {
     let path = format!("{}{}", pod(name).with_subresource("log"), query(parameters.iter().copied()));
     let mut stream = node.admin.stream(&path).await?;
     let mut text = Vec::new();

@@ -47,7 +47,7 @@ pub async fn run(
             let states = place.states.borrow_and_update();
             let state = states.states.get(&place.container);
             let seen = state.map(|s| (s.attempt, s.exit.is_some()));
-            (seen, states.over)
+            (seen, states.over.contains(&place.container))
         };
         let closed = place.states.has_changed().is_err();
         read_all(before.take(), &mut reader, &mut lines)?;

@@ -1,46 +1,38 @@
 //! What to do next with a pod. Pure.
 
-use std::collections::BTreeMap;
+mod end;
+mod restart;
 
-use crate::runtime::{ContainerState, Exit};
+use std::collections::{BTreeMap, BTreeSet};
 
-/// The first wait before a container that ended is started again. It doubles with each end; Kubernetes starts with 10 s, which
-/// is long for a process on one's own machine.
-pub const FIRST_BACKOFF: i64 = 1_000;
-/// The longest wait, as in Kubernetes.
-pub const LAST_BACKOFF: i64 = 300_000;
-/// A container that ran this long had a good start: the wait begins anew, as in Kubernetes.
-pub const GOOD_RUN: i64 = 600_000;
+pub use self::{
+    end::{Ending, Hook},
+    restart::{Kind, LAST_BACKOFF, RestartPolicy, backoff, count_failure, due},
+};
+use crate::runtime::ContainerState;
 
-/// When an ended container is started again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RestartPolicy {
-    /// However it ended.
-    Always,
-    /// If it failed.
-    OnFailure,
-    /// Never.
-    Never,
+/// A container of the pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its name.
+    pub name: String,
+    /// What it is for.
+    pub kind: Kind,
 }
 
-impl RestartPolicy {
-    /// From `spec.restartPolicy`.
-    pub fn parse(text: Option<&str>) -> Self {
-        match text {
-            Some("Never") => RestartPolicy::Never,
-            Some("OnFailure") => RestartPolicy::OnFailure,
-            _ => RestartPolicy::Always,
-        }
-    }
-
-    /// Whether this end is followed by another start.
-    pub fn restarts(self, exit: &Exit) -> bool {
-        match self {
-            RestartPolicy::Always => true,
-            RestartPolicy::OnFailure => exit.code != 0,
-            RestartPolicy::Never => false,
-        }
-    }
+/// What is known of a container's newest start, beside what the runtime says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// Which start, from 0.
+    pub attempt: u32,
+    /// Its postStart hook is done and its startup probe has passed.
+    pub started: bool,
+    /// Its readiness probe says so, or it has none.
+    pub ready: bool,
+    /// It is not well and has to end, to be started anew if the policy says so: milliseconds between SIGTERM and SIGKILL.
+    pub condemned: Option<i64>,
+    /// How far its end has come.
+    pub ending: Option<Ending>,
 }
 
 /// What there is of the pod on this machine.
@@ -68,26 +60,52 @@ pub struct Stop {
 /// All that the decision depends on.
 #[derive(Clone, Debug)]
 pub struct Facts<'a> {
-    /// The containers' names, in the order to start them.
-    pub names: &'a [String],
+    /// The containers, in the order to start them: init containers first.
+    pub members: &'a [Member],
     /// What follows an end.
     pub restart: RestartPolicy,
     /// The pod was over before this agent looked at it.
     pub over: bool,
     /// The pod has to end.
     pub stop: Option<Stop>,
-    /// When SIGTERM was sent.
-    pub stop_since: Option<i64>,
+    /// Milliseconds between SIGTERM and SIGKILL for sidecars when the pod is over.
+    pub grace: i64,
     /// What there is.
     pub sandbox: Sandbox,
     /// What the containers do, or did last.
     pub containers: &'a BTreeMap<String, ContainerState>,
+    /// Containers that have not been started in these namespaces: what they did, they did in earlier ones.
+    pub earlier: &'a BTreeSet<String>,
+    /// How they are.
+    pub health: &'a BTreeMap<String, Health>,
     /// Ends in a row that followed a bad start, by container; 0 for one that ended with the machine.
     pub failures: &'a BTreeMap<String, u32>,
-    /// Something failed: not before this time again.
+    /// Containers whose start failed: not before this time again.
+    pub not_before: &'a BTreeMap<String, i64>,
+    /// Something of the whole pod failed: not before this time again.
     pub retry_at: Option<i64>,
     /// Now, in milliseconds since 1970, as are all times here.
     pub now: i64,
+}
+
+impl Facts<'_> {
+    fn ending(&self, name: &str) -> Option<&Ending> {
+        self.health.get(name)?.ending.as_ref()
+    }
+
+    /// What is no member any more runs as one of the main containers.
+    fn kind(&self, name: &str) -> Kind {
+        self.members.iter().find(|m| m.name == name).map_or(Kind::Main, |m| m.kind)
+    }
+}
+
+/// What the container did in these namespaces.
+pub fn here<'a>(
+    name: &str,
+    containers: &'a BTreeMap<String, ContainerState>,
+    earlier: &BTreeSet<String>,
+) -> Option<&'a ContainerState> {
+    containers.get(name).filter(|_| !earlier.contains(name))
 }
 
 /// One step.
@@ -102,8 +120,23 @@ pub enum Action {
         /// Which start.
         attempt: u32,
     },
-    /// SIGTERM to every container.
-    Terminate,
+    /// Begin a container's end, with its preStop hook.
+    Stop {
+        /// Which.
+        container: String,
+        /// Milliseconds from now to SIGKILL.
+        grace: i64,
+    },
+    /// SIGTERM to a container.
+    Terminate {
+        /// Which.
+        container: String,
+    },
+    /// SIGKILL to a container.
+    Kill {
+        /// Which.
+        container: String,
+    },
     /// Kill what is left, and end the namespaces.
     End,
     /// Give back link, address and directory.
@@ -131,31 +164,36 @@ impl Plan {
     fn wait(until: Option<i64>) -> Self {
         Plan { actions: Vec::new(), wake: until }
     }
-}
 
-/// How long an ended container waits for its next start: not at all when it was the machine that failed.
-pub fn backoff(failures: u32) -> i64 {
-    if failures == 0 {
-        return 0;
+    fn wake_at(&mut self, at: i64) {
+        self.wake = Some(self.wake.map_or(at, |w| w.min(at)));
     }
-    FIRST_BACKOFF.saturating_mul(1 << (failures - 1).min(20)).min(LAST_BACKOFF)
 }
 
-/// When a container is started again; `None` if it is not. A clock that was set back does not make it wait longer.
-pub fn due(exit: &Exit, restart: RestartPolicy, failures: u32, now: i64) -> Option<i64> {
-    restart.restarts(exit).then(|| exit.finished_at.min(now) + backoff(failures))
-}
-
-/// Whether every container has ended for good.
+/// Whether the pod is over: every main container has ended for good, or an init container failed for good.
 pub fn is_over(
-    names: &[String],
+    members: &[Member],
     restart: RestartPolicy,
     containers: &BTreeMap<String, ContainerState>,
+    health: &BTreeMap<String, Health>,
 ) -> bool {
-    !names.is_empty()
-        && names.iter().all(|n| {
-            containers.get(n).and_then(|c| c.exit.as_ref()).is_some_and(|exit| !restart.restarts(exit))
-        })
+    let for_good = |m: &Member| {
+        let exit = containers.get(&m.name)?.exit.as_ref()?;
+        let condemned = health.get(&m.name).is_some_and(|h| h.condemned.is_some());
+        (!m.kind.restarts(restart, exit, condemned)).then_some(exit)
+    };
+    let of = |kind: Kind| members.iter().filter(move |m| m.kind == kind);
+    (of(Kind::Main).next().is_some() && of(Kind::Main).all(|m| for_good(m).is_some()))
+        || of(Kind::Init).any(|m| for_good(m).is_some_and(|exit| exit.code != 0))
+}
+
+/// Whether a main container was started in these namespaces: then init containers are behind it.
+pub fn has_begun(
+    members: &[Member],
+    containers: &BTreeMap<String, ContainerState>,
+    earlier: &BTreeSet<String>,
+) -> bool {
+    members.iter().any(|m| m.kind == Kind::Main && here(&m.name, containers, earlier).is_some())
 }
 
 /// The next steps.
@@ -163,185 +201,81 @@ pub fn decide(facts: &Facts<'_>) -> Plan {
     if let Some(at) = facts.retry_at.filter(|at| *at > facts.now) {
         return Plan::wait(Some(at));
     }
-    let over = facts.over || is_over(facts.names, facts.restart, facts.containers);
+    let over = facts.over || is_over(facts.members, facts.restart, facts.containers, facts.health);
     match (facts.stop, facts.sandbox) {
         (Some(stop), Sandbox::Absent) if stop.delete_object => Plan::act(Action::DeleteObject),
         (Some(_), Sandbox::Absent) => Plan::act(Action::Done),
         (_, Sandbox::Ended) => Plan::act(Action::Release),
-        (Some(stop), Sandbox::Alive | Sandbox::Unconnected) => end(facts, stop),
+        (Some(stop), Sandbox::Alive | Sandbox::Unconnected) => end::end(facts, stop.grace),
         (None, Sandbox::Absent) if over => Plan::wait(None),
-        (None, Sandbox::Alive | Sandbox::Unconnected) if over => Plan::act(Action::End),
+        (None, Sandbox::Alive | Sandbox::Unconnected) if over => end::end(facts, facts.grace),
         (None, Sandbox::Absent | Sandbox::Unconnected) => Plan::act(Action::Create),
         (None, Sandbox::Alive) => keep(facts),
     }
 }
 
-fn end(facts: &Facts<'_>, stop: Stop) -> Plan {
-    if !facts.containers.values().any(ContainerState::is_running) {
-        return Plan::act(Action::End);
-    }
-    match facts.stop_since {
-        None if stop.grace > 0 => {
-            Plan { actions: vec![Action::Terminate], wake: Some(facts.now.saturating_add(stop.grace)) }
-        }
-        Some(since) if facts.now < since.saturating_add(stop.grace) => {
-            Plan::wait(Some(since.saturating_add(stop.grace)))
-        }
-        _ => Plan::act(Action::End),
-    }
-}
-
+/// Brings the containers to life in their order, and keeps them alive. [KEP-753]
 fn keep(facts: &Facts<'_>) -> Plan {
     let mut plan = Plan::default();
-    for name in facts.names {
-        let start = |attempt| Action::Start { container: name.clone(), attempt };
-        match facts.containers.get(name) {
-            None => plan.actions.push(start(0)),
-            Some(ContainerState { exit: Some(exit), attempt, .. }) => {
-                let failures = facts.failures.get(name).copied().unwrap_or(1);
-                match due(exit, facts.restart, failures, facts.now) {
-                    Some(at) if at <= facts.now => plan.actions.push(start(attempt + 1)),
-                    Some(at) => plan.wake = Some(plan.wake.map_or(at, |w| w.min(at))),
-                    None => {}
+    let begun = has_begun(facts.members, facts.containers, facts.earlier);
+    for member in facts.members {
+        match member.kind {
+            Kind::Init => {
+                let state = here(&member.name, facts.containers, facts.earlier);
+                let done = state.and_then(|c| c.exit.as_ref()).is_some_and(|e| e.code == 0);
+                if !done && !begun {
+                    tend(facts, member, &mut plan);
+                    return plan;
                 }
             }
-            Some(_) => {}
+            Kind::Sidecar => {
+                tend(facts, member, &mut plan);
+                let running = here(&member.name, facts.containers, facts.earlier)
+                    .is_some_and(ContainerState::is_running);
+                let started = running && facts.health.get(&member.name).is_some_and(|h| h.started);
+                if !started && !begun {
+                    return plan;
+                }
+            }
+            Kind::Main => tend(facts, member, &mut plan),
         }
     }
     plan
 }
 
-/// The failures in a row after one more end.
-pub fn count_failure(before: Option<u32>, state: &ContainerState, exit: &Exit) -> u32 {
-    if exit.finished_at - exit.started_at >= GOOD_RUN {
-        return 1;
-    }
-    match before {
-        Some(n) => n.saturating_add(1),
-        // A new agent does not know how the earlier ends were spaced: it takes all of them for bad starts.
-        None => state.attempt.saturating_add(1),
+/// Starts the container if it is time, or ends it if it is not well.
+fn tend(facts: &Facts<'_>, member: &Member, plan: &mut Plan) {
+    let name = &member.name;
+    let health = facts.health.get(name);
+    let (attempt, at) = match facts.containers.get(name) {
+        None => (0, facts.now),
+        Some(ContainerState { exit: None, .. }) => {
+            if let Some(grace) = health.and_then(|h| h.condemned) {
+                end::end_one(facts, name, grace, plan);
+            }
+            return;
+        }
+        Some(ContainerState { exit: Some(exit), attempt, .. }) => {
+            let condemned = health.is_some_and(|h| h.condemned.is_some());
+            let failures = facts.failures.get(name).copied().unwrap_or(1);
+            let at = if member.kind == Kind::Init && exit.code == 0 {
+                // Its work is gone with the namespaces.
+                facts.now
+            } else if member.kind.restarts(facts.restart, exit, condemned) {
+                due(exit, failures, facts.now)
+            } else {
+                return;
+            };
+            (attempt + 1, at)
+        }
+    };
+    let at = facts.not_before.get(name).map_or(at, |b| at.max(*b));
+    if at <= facts.now {
+        plan.actions.push(Action::Start { container: name.clone(), attempt });
+    } else {
+        plan.wake_at(at);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NOW: i64 = 1_000_000;
-
-    fn exit(code: i32, ago: i64) -> Exit {
-        Exit { code, signal: None, not_started: None, started_at: NOW - ago - 50, finished_at: NOW - ago }
-    }
-
-    fn state(exit: Option<Exit>) -> BTreeMap<String, ContainerState> {
-        BTreeMap::from([("c".to_owned(), ContainerState { attempt: 3, started_at: 0, exit, previous: None })])
-    }
-
-    /// (policy, stop, stop_since, sandbox, state, failures) -> plan
-    fn plan(
-        restart: RestartPolicy,
-        stop: Option<(i64, bool)>,
-        stop_since: Option<i64>,
-        sandbox: Sandbox,
-        containers: &BTreeMap<String, ContainerState>,
-        failures: u32,
-    ) -> Plan {
-        decide(&Facts {
-            names: &["c".to_owned()],
-            restart,
-            over: false,
-            stop: stop.map(|(grace, delete_object)| Stop { grace, delete_object }),
-            stop_since,
-            sandbox,
-            containers,
-            failures: &BTreeMap::from([("c".to_owned(), failures)]),
-            retry_at: None,
-            now: NOW,
-        })
-    }
-
-    #[test]
-    fn a_pod_comes_to_life_and_is_kept_alive() {
-        use RestartPolicy::{Always, Never, OnFailure};
-        let none = BTreeMap::new();
-        let start = |attempt| Plan::act(Action::Start { container: "c".into(), attempt });
-        let idle = Plan::default();
-        let cases = [
-            (Always, Sandbox::Absent, none.clone(), 0, Plan::act(Action::Create)),
-            (Always, Sandbox::Unconnected, state(None), 0, Plan::act(Action::Create)),
-            (Always, Sandbox::Alive, none, 0, start(0)),
-            (Always, Sandbox::Alive, state(None), 0, idle.clone()),
-            (Always, Sandbox::Alive, state(Some(exit(0, 400))), 1, Plan::wait(Some(NOW + 600))),
-            (Always, Sandbox::Alive, state(Some(exit(0, 1000))), 1, start(4)),
-            (Always, Sandbox::Alive, state(Some(exit(1, 1000))), 3, Plan::wait(Some(NOW + 3000))),
-            // The machine ended it.
-            (Always, Sandbox::Alive, state(Some(exit(137, 0))), 0, start(4)),
-            // The clock was set back an hour.
-            (Always, Sandbox::Alive, state(Some(exit(1, -3_600_000))), 1, Plan::wait(Some(NOW + 1000))),
-            (OnFailure, Sandbox::Alive, state(Some(exit(1, 1000))), 1, start(4)),
-            (OnFailure, Sandbox::Alive, state(Some(exit(0, 1000))), 1, Plan::act(Action::End)),
-            (Never, Sandbox::Alive, state(Some(exit(1, 1000))), 1, Plan::act(Action::End)),
-            (Never, Sandbox::Ended, state(Some(exit(1, 1000))), 1, Plan::act(Action::Release)),
-            (Never, Sandbox::Absent, state(Some(exit(1, 1000))), 1, idle),
-            // The shim was killed: its remains go, then everything begins anew.
-            (Always, Sandbox::Ended, state(Some(exit(137, 0))), 1, Plan::act(Action::Release)),
-            (Always, Sandbox::Absent, state(Some(exit(137, 0))), 1, Plan::act(Action::Create)),
-        ];
-        for (restart, sandbox, containers, failures, want) in cases {
-            let got = plan(restart, None, None, sandbox, &containers, failures);
-            assert_eq!(got, want, "{restart:?} {sandbox:?} {containers:?} {failures}");
-        }
-    }
-
-    #[test]
-    fn a_pod_ends_in_order() {
-        let (running, ended) = (state(None), state(Some(exit(0, 0))));
-        let wait = |action: Option<Action>, at| Plan { actions: action.into_iter().collect(), wake: at };
-        let cases = [
-            (Some((30, true)), None, Sandbox::Alive, &running, wait(Some(Action::Terminate), Some(NOW + 30))),
-            (Some((30, true)), Some(NOW - 10), Sandbox::Alive, &running, wait(None, Some(NOW + 20))),
-            (Some((30, true)), Some(NOW - 30), Sandbox::Alive, &running, Plan::act(Action::End)),
-            (Some((i64::MAX, true)), Some(NOW - 10), Sandbox::Alive, &running, wait(None, Some(i64::MAX))),
-            // A second delete made the grace shorter.
-            (Some((5, true)), Some(NOW - 10), Sandbox::Alive, &running, Plan::act(Action::End)),
-            (Some((0, true)), None, Sandbox::Alive, &running, Plan::act(Action::End)),
-            (Some((30, true)), None, Sandbox::Unconnected, &ended, Plan::act(Action::End)),
-            (Some((30, true)), None, Sandbox::Ended, &ended, Plan::act(Action::Release)),
-            (Some((30, true)), None, Sandbox::Absent, &ended, Plan::act(Action::DeleteObject)),
-            (Some((30, false)), None, Sandbox::Absent, &ended, Plan::act(Action::Done)),
-        ];
-        for (stop, since, sandbox, containers, want) in cases {
-            let got = plan(RestartPolicy::Always, stop, since, sandbox, containers, 1);
-            assert_eq!(got, want, "{stop:?} {since:?} {sandbox:?}");
-        }
-    }
-
-    #[test]
-    fn the_wait_doubles_to_a_limit_and_begins_anew_after_a_good_run() {
-        assert_eq!([0, 1, 2, 3, 9, 10, 99].map(backoff), [0, 1000, 2000, 4000, 256_000, 300_000, 300_000]);
-        let container = &state(None)["c"];
-        assert_eq!(count_failure(Some(4), container, &exit(1, 0)), 5);
-        assert_eq!(count_failure(None, container, &exit(1, 0)), 4);
-        assert_eq!(count_failure(Some(0), container, &exit(1, 0)), 1);
-        let long = Exit { started_at: NOW - GOOD_RUN, finished_at: NOW, ..exit(1, 0) };
-        assert_eq!(count_failure(Some(4), container, &long), 1);
-    }
-
-    #[test]
-    fn after_a_failure_nothing_happens_too_soon() {
-        let facts = Facts {
-            names: &["c".to_owned()],
-            restart: RestartPolicy::Always,
-            over: false,
-            stop: None,
-            stop_since: None,
-            sandbox: Sandbox::Absent,
-            containers: &BTreeMap::new(),
-            failures: &BTreeMap::new(),
-            retry_at: Some(NOW + 5),
-            now: NOW,
-        };
-        assert_eq!(decide(&facts), Plan::wait(Some(NOW + 5)));
-        assert_eq!(decide(&Facts { now: NOW + 5, ..facts }), Plan::act(Action::Create));
-    }
-}
+mod tests;

@@ -1,12 +1,15 @@
 //! A pod's status, from what its containers do. Pure.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use jiff::Timestamp;
 use minisvc_proto::Object;
 use serde_json::{Map, Value, json};
 
-use super::decide::{RestartPolicy, is_over};
+use super::decide::{Health, Kind, Member, RestartPolicy, backoff, has_begun, here, is_over};
 use crate::runtime::{ContainerState, Exit};
 
 /// All that the status depends on.
@@ -14,14 +17,18 @@ use crate::runtime::{ContainerState, Exit};
 pub struct Seen<'a> {
     /// The Pod.
     pub pod: &'a Object,
-    /// The containers' names.
-    pub names: &'a [String],
+    /// The containers, in the order to start them.
+    pub members: &'a [Member],
     /// What follows an end.
     pub restart: RestartPolicy,
     /// What the containers do, or did last.
     pub containers: &'a BTreeMap<String, ContainerState>,
-    /// Which containers are ready to be used.
-    pub ready: &'a BTreeMap<String, bool>,
+    /// Containers that have not been started in the namespaces that there are.
+    pub earlier: &'a BTreeSet<String>,
+    /// How the containers are.
+    pub health: &'a BTreeMap<String, Health>,
+    /// Ends in a row that followed a bad start.
+    pub failures: &'a BTreeMap<String, u32>,
     /// Why a container waits, other than for its next try: reason and message.
     pub waiting: &'a BTreeMap<String, (&'static str, String)>,
     /// The pod's addresses, while it has any; IPv4 first.
@@ -62,7 +69,66 @@ fn terminated(exit: &Exit, id: &str) -> Value {
     value
 }
 
-fn container_status(seen: &Seen<'_>, name: &str) -> Value {
+impl Seen<'_> {
+    fn health(&self, name: &str) -> Option<&Health> {
+        let attempt = self.containers.get(name)?.attempt;
+        self.health.get(name).filter(|h| h.attempt == attempt)
+    }
+
+    fn is_running(&self, member: &Member) -> bool {
+        self.containers.get(&member.name).is_some_and(ContainerState::is_running)
+    }
+
+    fn is_started(&self, member: &Member) -> bool {
+        let started = || self.health(&member.name).is_some_and(|h| h.started);
+        self.is_running(member) && (member.kind == Kind::Init || started())
+    }
+
+    /// Nothing that follows has to wait for this init container. [pkg/kubelet/status, GeneratePodInitializedCondition]
+    fn is_complete(&self, member: &Member) -> bool {
+        let state = here(&member.name, self.containers, self.earlier);
+        match member.kind {
+            Kind::Init => state.and_then(|c| c.exit.as_ref()).is_some_and(|e| e.code == 0),
+            Kind::Sidecar => state.is_some() && self.is_started(member),
+            Kind::Main => true,
+        }
+    }
+
+    fn is_ready(&self, member: &Member) -> bool {
+        match member.kind {
+            Kind::Init => self.is_complete(member),
+            _ => self.is_started(member) && self.health(&member.name).is_some_and(|h| h.ready),
+        }
+    }
+
+    /// The init containers that hold up the others.
+    fn incomplete(&self) -> Vec<&str> {
+        if has_begun(self.members, self.containers, self.earlier) {
+            return Vec::new();
+        }
+        self.members.iter().filter(|m| !self.is_complete(m)).map(|m| m.name.as_str()).collect()
+    }
+}
+
+/// Why the next start has not come yet. It names the whole wait, as Kubernetes does, and the moment of its end: what is left of
+/// it changes, and a status does not.
+fn crash_loop(seen: &Seen<'_>, name: &str, exit: &Exit) -> String {
+    let why = exit.not_started.clone().unwrap_or_else(|| match exit.signal {
+        Some(signal) => format!("killed by signal {signal}"),
+        None => format!("exit code {}", exit.code),
+    });
+    let wait = backoff(seen.failures.get(name).copied().unwrap_or(1));
+    let pod =
+        format!("{}_{}({})", seen.pod.name(), seen.pod.namespace().unwrap_or("default"), seen.pod.uid());
+    let next = time(exit.finished_at.saturating_add(wait));
+    format!(
+        "back-off {}s restarting failed container={name} pod={pod}: next start at {next}; last end: {why}",
+        wait / 1000
+    )
+}
+
+fn container_status(seen: &Seen<'_>, member: &Member, initialized: bool) -> Value {
+    let name = member.name.as_str();
     let uid = seen.pod.uid();
     let id = |attempt: u32| format!("minisvc://{uid}/{name}/{attempt}");
     let state = seen.containers.get(name);
@@ -72,6 +138,12 @@ fn container_status(seen: &Seen<'_>, name: &str) -> Value {
         Some(message) => json!({"waiting": {"reason": reason, "message": message}}),
         None => json!({"waiting": {"reason": reason}}),
     };
+    // Its turn has not come (again).
+    let has_turn = initialized
+        || match member.kind {
+            Kind::Main => false,
+            _ => here(name, seen.containers, seen.earlier).is_some(),
+        };
     match state {
         Some(ContainerState { exit: None, started_at, attempt, previous }) => {
             now = json!({"running": {"startedAt": time(*started_at)}});
@@ -81,16 +153,14 @@ fn container_status(seen: &Seen<'_>, name: &str) -> Value {
         }
         Some(ContainerState { exit: Some(exit), attempt, .. }) => {
             let end = json!({"terminated": terminated(exit, &id(*attempt))});
-            if seen.restart.restarts(exit) && seen.pod.deletion_timestamp().is_none() {
-                let why = exit.not_started.clone().unwrap_or_else(|| match exit.signal {
-                    Some(signal) => format!("killed by signal {signal}"),
-                    None => format!("exit code {}", exit.code),
-                });
-                now = if let Some((reason, message)) = seen.waiting.get(name) {
-                    waiting(reason, Some(message.clone()))
-                } else {
-                    let message = format!("back-off before the next start of container {name}: {why}");
-                    waiting("CrashLoopBackOff", Some(message))
+            let condemned = seen.health(name).is_some_and(|h| h.condemned.is_some());
+            let over = is_over(seen.members, seen.restart, seen.containers, seen.health)
+                || seen.pod.deletion_timestamp().is_some();
+            if !over && (!has_turn || member.kind.restarts(seen.restart, exit, condemned)) {
+                now = match seen.waiting.get(name) {
+                    Some((reason, message)) => waiting(reason, Some(message.clone())),
+                    None if !has_turn => waiting("PodInitializing", None),
+                    None => waiting("CrashLoopBackOff", Some(crash_loop(seen, name, exit))),
                 };
                 last = end;
             } else {
@@ -100,21 +170,22 @@ fn container_status(seen: &Seen<'_>, name: &str) -> Value {
         None => {
             let (reason, message) = match seen.waiting.get(name) {
                 Some((reason, message)) => (*reason, Some(message.clone())),
+                None if seen.members.iter().any(|m| m.kind != Kind::Main) => ("PodInitializing", None),
                 None => ("ContainerCreating", None),
             };
             now = waiting(reason, message);
         }
     }
-    let image = seen.pod.pointer("/spec/containers").and_then(Value::as_array).into_iter().flatten();
+    let list = if member.kind == Kind::Main { "/spec/containers" } else { "/spec/initContainers" };
+    let image = seen.pod.pointer(list).and_then(Value::as_array).into_iter().flatten();
     let image = image.filter(|c| c["name"] == name).find_map(|c| c["image"].as_str()).unwrap_or("");
-    let running = state.is_some_and(ContainerState::is_running);
     let mut status = json!({
         "name": name,
         "image": image,
         "imageID": "",
         "restartCount": state.map_or(0, |s| s.attempt),
-        "ready": running && seen.ready.get(name).copied().unwrap_or(false),
-        "started": running,
+        "ready": seen.is_ready(member),
+        "started": seen.is_started(member),
         "state": now,
         "lastState": last,
     });
@@ -124,13 +195,21 @@ fn container_status(seen: &Seen<'_>, name: &str) -> Value {
     status
 }
 
-fn phase(seen: &Seen<'_>) -> &'static str {
-    if is_over(seen.names, seen.restart, seen.containers) {
-        let good = seen.containers.values().all(|c| c.exit.as_ref().is_some_and(|e| e.code == 0));
-        return if good { "Succeeded" } else { "Failed" };
+/// [pkg/kubelet, getPhase]
+fn phase(seen: &Seen<'_>, initialized: bool) -> &'static str {
+    let has_run = |m: &Member| seen.containers.contains_key(&m.name);
+    let mut main = seen.members.iter().filter(|m| m.kind == Kind::Main);
+    if is_over(seen.members, seen.restart, seen.containers, seen.health)
+        && !seen.members.iter().any(|m| seen.is_running(m))
+    {
+        let failed = |m: &Member| {
+            let exit = seen.containers.get(&m.name).and_then(|c| c.exit.as_ref());
+            m.kind != Kind::Sidecar && exit.is_none_or(|e| e.code != 0)
+        };
+        return if seen.members.iter().any(failed) { "Failed" } else { "Succeeded" };
     }
     // Ended in the middle of a deletion: its object is about to go.
-    if seen.names.iter().all(|n| seen.containers.contains_key(n)) { "Running" } else { "Pending" }
+    if initialized && main.all(has_run) { "Running" } else { "Pending" }
 }
 
 fn condition(kind: &str, is: bool, reason: &str, message: &str) -> Value {
@@ -144,29 +223,37 @@ fn condition(kind: &str, is: bool, reason: &str, message: &str) -> Value {
 
 /// The status that should stand on the server, without the times of [`merge`].
 pub fn render(seen: &Seen<'_>) -> Value {
-    let statuses: Vec<Value> = seen.names.iter().map(|n| container_status(seen, n)).collect();
-    let phase = phase(seen);
-    let unready: Vec<&str> =
-        statuses.iter().filter(|s| s["ready"] != true).filter_map(|s| s["name"].as_str()).collect();
+    let incomplete = seen.incomplete();
+    let initialized = incomplete.is_empty();
+    let (main, init): (Vec<&Member>, Vec<&Member>) = seen.members.iter().partition(|m| m.kind == Kind::Main);
+    let statuses =
+        |of: &[&Member]| of.iter().map(|m| container_status(seen, m, initialized)).collect::<Value>();
+    let phase = phase(seen, initialized);
+    let counts = |m: &&Member| m.kind != Kind::Init && !seen.is_ready(m);
+    let unready: Vec<&str> = seen.members.iter().filter(counts).map(|m| m.name.as_str()).collect();
     let ready = unready.is_empty() && phase == "Running";
     let (reason, message) = match phase {
         "Succeeded" => ("PodCompleted", String::new()),
         "Failed" => ("PodFailed", String::new()),
         _ => ("ContainersNotReady", format!("containers with unready status: [{}]", unready.join(" "))),
     };
+    let not_complete = format!("containers with incomplete status: [{}]", incomplete.join(" "));
     let mut status = json!({
         "phase": phase,
         "conditions": [
             condition("PodScheduled", true, "", ""),
-            condition("Initialized", true, "", ""),
+            condition("Initialized", initialized, "ContainersNotInitialized", &not_complete),
             condition("ContainersReady", ready, reason, &message),
             condition("Ready", ready, reason, &message),
         ],
         "hostIP": seen.node_ips.first().map(ToString::to_string),
         "hostIPs": list(seen.node_ips),
-        "containerStatuses": statuses,
+        "containerStatuses": statuses(&main),
         "qosClass": qos_class(seen.pod),
     });
+    if !init.is_empty() {
+        status["initContainerStatuses"] = statuses(&init);
+    }
     if let Some(ip) = seen.ips.first() {
         status["podIP"] = ip.to_string().into();
         status["podIPs"] = list(seen.ips);
@@ -181,7 +268,8 @@ fn list(ips: &[IpAddr]) -> Value {
 
 /// Guaranteed, Burstable or BestEffort, by what the containers ask for.
 fn qos_class(pod: &Object) -> &'static str {
-    let containers = pod.pointer("/spec/containers").and_then(Value::as_array).into_iter().flatten();
+    let list = |pointer: &str| pod.pointer(pointer).and_then(Value::as_array).into_iter().flatten();
+    let containers = list("/spec/containers").chain(list("/spec/initContainers"));
     let (mut any, mut all) = (false, true);
     for container in containers {
         let part = |part: &str| {
@@ -256,7 +344,6 @@ fn bare(conditions: &[Value]) -> Vec<Value> {
 /// What a stored status says the containers did before: after a restart of the machine nothing else knows. Whatever ran then
 /// was ended by the restart.
 pub fn read_back(pod: &Object, now: i64) -> BTreeMap<String, ContainerState> {
-    let statuses = pod.pointer("/status/containerStatuses").and_then(Value::as_array);
     let millis = |v: &Value, field: &str| {
         v[field].as_str().and_then(|t| t.parse::<Timestamp>().ok()).map(Timestamp::as_millisecond)
     };
@@ -268,7 +355,7 @@ pub fn read_back(pod: &Object, now: i64) -> BTreeMap<String, ContainerState> {
         finished_at: millis(v, "finishedAt").unwrap_or(now),
     };
     let mut out = BTreeMap::new();
-    for status in statuses.into_iter().flatten() {
+    for status in statuses(pod) {
         let (Some(name), Some(_)) = (status["name"].as_str(), status["containerID"].as_str()) else {
             continue;
         };
@@ -293,14 +380,28 @@ pub fn read_back(pod: &Object, now: i64) -> BTreeMap<String, ContainerState> {
     out
 }
 
-/// Which starts of containers the stored status calls ready. Nothing while the pod is not: then nobody counts on it.
-pub fn ready_starts(pod: &Object) -> BTreeMap<String, u32> {
+/// The stored statuses of all containers.
+fn statuses(pod: &Object) -> impl Iterator<Item = &Value> {
     let list = |pointer: &str| pod.pointer(pointer).and_then(Value::as_array).into_iter().flatten();
-    let ready = list("/status/conditions").any(|c| c["type"] == "Ready" && c["status"] == "True");
-    let starts = list("/status/containerStatuses").filter(|s| ready && s["ready"] == true);
-    starts
+    list("/status/initContainerStatuses").chain(list("/status/containerStatuses"))
+}
+
+fn starts<'a>(statuses: impl Iterator<Item = &'a Value>) -> BTreeMap<String, u32> {
+    statuses
         .filter_map(|s| Some((s["name"].as_str()?.to_owned(), s["restartCount"].as_u64()?.try_into().ok()?)))
         .collect()
+}
+
+/// Which starts of containers the stored status calls started.
+pub fn started_starts(pod: &Object) -> BTreeMap<String, u32> {
+    starts(statuses(pod).filter(|s| s["started"] == true))
+}
+
+/// Which starts of containers the stored status calls ready. Nothing while the pod is not: then nobody counts on it.
+pub fn ready_starts(pod: &Object) -> BTreeMap<String, u32> {
+    let conditions = pod.pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten();
+    let ready = conditions.into_iter().any(|c| c["type"] == "Ready" && c["status"] == "True");
+    starts(statuses(pod).filter(|s| ready && s["ready"] == true))
 }
 
 /// Whether what [`read_back`] found at `now` ran when the machine ended: it did not fail.

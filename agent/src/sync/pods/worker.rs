@@ -1,7 +1,11 @@
 //! One pod: looks, decides, acts, tells, and waits for the next thing to happen.
 
+mod act;
+mod health;
+mod observe;
+
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     net::Ipv4Addr,
     path::PathBuf,
@@ -9,36 +13,26 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::api::core::v1::Pod;
-use minisvc_proto::{Object, ObjectKey, path::Target, resource::PODS};
-use serde_json::{Value, json};
+use k8s_openapi::api::core::v1::{Container, Pod};
+use minisvc_proto::Object;
+use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
+use self::health::Task;
 use super::{
     Containers, Entry, PodNetwork, Shared,
-    decide::{
-        Action, Facts, LAST_BACKOFF, Plan, RestartPolicy, Sandbox, Stop, backoff, count_failure, decide,
-        is_over,
-    },
-    probe::{ReadinessProbe, Verdict},
-    spec, status, writer,
+    decide::{Action, Facts, Health, Kind, Member, Plan, RestartPolicy, Sandbox, Stop, decide},
+    handler::Report,
+    status, writer,
 };
 use crate::{
     runtime::{ContainerState, PodRuntime, PodSetup, PodState, now_millis},
     sync::events::Severity,
 };
 
-/// A log longer than this is begun anew; one older part is kept.
-const LOG_LIMIT: u64 = 10 << 20;
 /// The most that a pod gets to end when its object is gone already.
 const VANISHED_GRACE: i64 = 2_000;
-/// The longest wait between tries to remove the object of a pod that is gone: only the server stands in the way, and nothing
-/// tells of its return.
-const DELETE_RETRY: i64 = 5_000;
-/// Until a container whose configuration cannot be had is looked at again.
-const CONFIG_RETRY: i64 = 60_000;
-
 /// The task of one pod.
 pub struct Worker<R, N> {
     shared: Arc<Shared<R, N>>,
@@ -48,7 +42,8 @@ pub struct Worker<R, N> {
     /// The Pod when it was seen last.
     object: Option<Arc<Object>>,
     pod: Pod,
-    names: Vec<String>,
+    /// Its containers, in the order to start them.
+    members: Vec<Member>,
     vanished: bool,
     deleted: bool,
     /// It was over before this agent saw it.
@@ -57,16 +52,21 @@ pub struct Worker<R, N> {
     sandbox: Sandbox,
     states: Option<watch::Receiver<PodState>>,
     containers: BTreeMap<String, ContainerState>,
+    /// Containers that have not been started in the namespaces that there are.
+    earlier: BTreeSet<String>,
     published: watch::Sender<Containers>,
     failures: BTreeMap<String, u32>,
-    ready: BTreeMap<String, bool>,
+    health: BTreeMap<String, Health>,
+    /// Starts that an earlier agent found started: their hooks and startup probes are behind them.
+    was_started: BTreeMap<String, u32>,
     /// Starts that an earlier agent found ready: they stay so until a probe says otherwise, or its restart would take a pod that
     /// serves from its services.
     was_ready: BTreeMap<String, u32>,
     waiting: BTreeMap<String, (&'static str, String)>,
-    probes: BTreeMap<String, AbortOnDropHandle<()>>,
-    verdicts: (mpsc::Sender<Verdict>, mpsc::Receiver<Verdict>),
-    stop_since: Option<i64>,
+    /// Probes and hooks of containers that run.
+    tasks: BTreeMap<String, BTreeMap<Task, AbortOnDropHandle<()>>>,
+    reports: (mpsc::Sender<Report>, mpsc::Receiver<Report>),
+    not_before: BTreeMap<String, i64>,
     retry_at: Option<i64>,
     troubles: u32,
     ip: Option<Ipv4Addr>,
@@ -101,19 +101,21 @@ impl<R: PodRuntime, N: PodNetwork> Worker<R, N> {
             name,
             object: None,
             pod: Pod::default(),
-            names: Vec::new(),
+            members: Vec::new(),
             vanished: false,
             deleted: false,
             setup,
             states,
             published: watch::Sender::default(),
+            earlier: BTreeSet::new(),
             failures: BTreeMap::new(),
-            ready: BTreeMap::new(),
+            health: BTreeMap::new(),
+            was_started: object.as_ref().map(|o| status::started_starts(o)).unwrap_or_default(),
             was_ready: object.as_ref().map(|o| status::ready_starts(o)).unwrap_or_default(),
             waiting: BTreeMap::new(),
-            probes: BTreeMap::new(),
-            verdicts: mpsc::channel(16),
-            stop_since: None,
+            tasks: BTreeMap::new(),
+            reports: mpsc::channel(16),
+            not_before: BTreeMap::new(),
             retry_at: None,
             troubles: 0,
             want: watch::Sender::new(None),
@@ -123,6 +125,7 @@ impl<R: PodRuntime, N: PodNetwork> Worker<R, N> {
             let known = states.borrow().containers.clone();
             worker.containers.retain(|name, _| !known.contains_key(name));
         }
+        worker.earlier = worker.containers.keys().cloned().collect();
         // A machine that starts anew starts its pods at once.
         let ended = worker.containers.iter().filter(|(_, c)| status::ended_with_machine(c, now));
         worker.failures = ended.map(|(name, _)| (name.clone(), 0)).collect();
@@ -171,13 +174,14 @@ impl<R: PodRuntime, N: PodNetwork> Worker<R, N> {
                         return;
                     }
                     self.retry_at = None;
+                    self.not_before.clear();
                 }
                 followed = changed => if !followed {
                     // Nobody follows it any more: what was told last stands.
                     self.observe();
                     self.states = None;
                 },
-                Some(verdict) = self.verdicts.1.recv() => self.judge(verdict),
+                Some(report) = self.reports.1.recv() => self.hear(report),
                 () = sleep => {}
             }
         }
@@ -191,10 +195,9 @@ impl<R: PodRuntime, N: PodNetwork> Worker<R, N> {
         }
         match object.typed::<Pod>() {
             Ok(pod) => {
-                let containers = pod.spec.as_ref().map(|s| s.containers.as_slice()).unwrap_or_default();
-                let names: Vec<String> = containers.iter().map(|c| c.name.clone()).collect();
-                let renamed = names != self.names;
-                self.names = names;
+                let members = members(&pod);
+                let renamed = members != self.members;
+                self.members = members;
                 self.pod = pod;
                 self.object = Some(object);
                 if renamed {
@@ -212,7 +215,7 @@ impl<R: PodRuntime, N: PodNetwork> Worker<R, N> {
     fn entry(&self) -> Entry {
         Entry {
             uid: self.uid.clone(),
-            containers: self.names.clone(),
+            containers: self.members.iter().map(|m| m.name.clone()).collect(),
             log_dir: self.log_dir(),
             states: self.published.subscribe(),
         }
@@ -233,256 +236,38 @@ impl<R: PodRuntime, N: PodNetwork> Worker<R, N> {
         Some(Stop { grace: seconds.saturating_mul(1000), delete_object: true })
     }
 
+    /// Milliseconds that a container gets to end when nobody says otherwise.
+    fn grace(&self) -> i64 {
+        let spec = self.pod.spec.as_ref();
+        spec.and_then(|s| s.termination_grace_period_seconds).unwrap_or(30).max(0).saturating_mul(1000)
+    }
+
+    /// What the pod says of this container.
+    fn spec(&self, name: &str) -> Option<&Container> {
+        let spec = self.pod.spec.as_ref()?;
+        spec.init_containers.iter().flatten().chain(&spec.containers).find(|c| c.name == name)
+    }
+
+    fn kind(&self, name: &str) -> Kind {
+        self.members.iter().find(|m| m.name == name).map_or(Kind::Main, |m| m.kind)
+    }
+
     fn plan(&self) -> Plan {
         decide(&Facts {
-            names: &self.names,
+            members: &self.members,
             restart: self.restart(),
             over: self.over,
             stop: self.stop(),
-            stop_since: self.stop_since,
+            grace: self.grace(),
             sandbox: self.sandbox,
             containers: &self.containers,
+            earlier: &self.earlier,
+            health: &self.health,
             failures: &self.failures,
+            not_before: &self.not_before,
             retry_at: self.retry_at,
             now: now_millis(),
         })
-    }
-
-    /// Takes over what the runtime says, and what follows from it.
-    fn observe(&mut self) {
-        let Some(state) = self.states.as_mut().map(|s| s.borrow_and_update().clone()) else { return };
-        if !state.alive {
-            self.sandbox = Sandbox::Ended;
-        }
-        for (name, mut new) in state.containers {
-            let old = self.containers.get(&name);
-            // A new shim does not know what its predecessor saw.
-            if new.previous.is_none() {
-                new.previous = match old {
-                    Some(o) if o.attempt == new.attempt => o.previous.clone(),
-                    Some(o) => o.exit.clone(),
-                    None => None,
-                };
-            }
-            if old == Some(&new) && (new.exit.is_some() || self.ready.contains_key(&name)) {
-                continue;
-            }
-            let seen = old.is_some_and(|o| o.attempt == new.attempt && o.exit.is_some());
-            match &new.exit {
-                Some(exit) => {
-                    self.probes.remove(&name);
-                    self.ready.remove(&name);
-                    if !seen {
-                        let count = count_failure(self.failures.get(&name).copied(), &new, exit);
-                        self.failures.insert(name.clone(), count);
-                        self.tell_of_end(&name, &new, count);
-                    }
-                }
-                None if !self.ready.contains_key(&name) => self.watch_readiness(&name, new.attempt),
-                None => {}
-            }
-            self.containers.insert(name, new);
-        }
-    }
-
-    /// Tells the agent's API.
-    fn publish(&self) {
-        let over =
-            self.over || self.stop().is_some() || is_over(&self.names, self.restart(), &self.containers);
-        self.published.send_if_modified(|known| {
-            let news = known.over != over || known.states != self.containers;
-            *known = Containers { states: self.containers.clone(), over };
-            news
-        });
-    }
-
-    /// Without a probe a container that runs is ready.
-    fn watch_readiness(&mut self, name: &str, attempt: u32) {
-        let container = self.pod.spec.iter().flat_map(|s| &s.containers).find(|c| c.name == name);
-        let probe = match (container, self.ip) {
-            (Some(container), Some(ip)) => ReadinessProbe::of(container, ip),
-            _ => Ok(None),
-        };
-        let was_ready = self.was_ready.remove(name) == Some(attempt);
-        let ready = match probe {
-            Ok(None) => true,
-            Ok(Some(probe)) => {
-                let run = probe.run(name.to_owned(), attempt, was_ready, self.verdicts.0.clone());
-                self.probes.insert(name.to_owned(), AbortOnDropHandle::new(tokio::spawn(run)));
-                was_ready
-            }
-            Err(why) => {
-                self.event(Severity::Warning, "Unhealthy", why);
-                false
-            }
-        };
-        self.ready.insert(name.to_owned(), ready);
-    }
-
-    fn judge(&mut self, verdict: Verdict) {
-        let current = self.containers.get(&verdict.container);
-        if !current.is_some_and(|c| c.attempt == verdict.attempt && c.is_running()) {
-            return;
-        }
-        if !verdict.message.is_empty() {
-            self.event(Severity::Warning, "Unhealthy", verdict.message);
-        }
-        if let Some(ready) = verdict.ready {
-            self.ready.insert(verdict.container, ready);
-        }
-    }
-
-    async fn act_all(&mut self, actions: Vec<Action>) {
-        for action in actions {
-            let is_start = matches!(action, Action::Start { .. });
-            match self.act(&action).await {
-                Ok(()) if is_start => {}
-                Ok(()) => (self.troubles, self.retry_at) = (0, None),
-                Err(why) => {
-                    self.troubles = self.troubles.saturating_add(1);
-                    let most = if action == Action::DeleteObject { DELETE_RETRY } else { LAST_BACKOFF };
-                    let wait = now_millis() + backoff(self.troubles).min(most);
-                    self.retry_at = Some(self.retry_at.unwrap_or(0).max(wait));
-                    tracing::warn!(pod = self.name, ?action, %why, "trying again later");
-                    if action == Action::Create {
-                        for name in &self.names {
-                            self.waiting.insert(name.clone(), ("ContainerCreating", why.clone()));
-                        }
-                        self.event(Severity::Warning, "FailedCreatePodSandBox", why);
-                    }
-                    if !is_start {
-                        return;
-                    }
-                }
-            }
-        }
-    }
-
-    async fn act(&mut self, action: &Action) -> Result<(), String> {
-        let shared = self.shared.clone();
-        let runtime = &shared.runtime;
-        match action {
-            Action::Create => self.create().await,
-            Action::Start { container, attempt } => self.start(container, *attempt).await,
-            Action::Terminate => {
-                self.stop_since = Some(now_millis());
-                for (name, _) in self.containers.iter().filter(|(_, c)| c.is_running()) {
-                    self.event(Severity::Normal, "Killing", format!("Stopping container {name}"));
-                    // A shim that is gone needs no signal, and the state says so in a moment.
-                    let _ = runtime.signal(&self.uid, name, 15).await;
-                }
-                Ok(())
-            }
-            Action::End => {
-                runtime.end(&self.uid).await.map_err(|e| e.to_string())?;
-                self.observe();
-                self.sandbox = Sandbox::Ended;
-                Ok(())
-            }
-            Action::Release => {
-                self.probes.clear();
-                shared.network.detach(&self.uid).await?;
-                runtime.remove(&self.uid).await.map_err(|e| e.to_string())?;
-                shared.ipam.lock().unwrap_or_else(PoisonError::into_inner).free(&self.uid);
-                self.states = None;
-                self.sandbox = Sandbox::Absent;
-                Ok(())
-            }
-            Action::DeleteObject => {
-                // When the object is gone, nothing of the pod is left.
-                self.forget();
-                let key = ObjectKey::namespaced(&PODS, &self.namespace, &self.name);
-                let options = json!({"gracePeriodSeconds": 0, "preconditions": {"uid": self.uid}});
-                match shared.client.delete(&Target::object(&key), &options).await {
-                    Ok(_) => {}
-                    Err(e) if e.api().is_some_and(|e| e.is_not_found() || e.is_conflict()) => {}
-                    Err(e) => return Err(e.to_string()),
-                }
-                self.deleted = true;
-                Ok(())
-            }
-            Action::Done => Ok(()),
-        }
-    }
-
-    async fn create(&mut self) -> Result<(), String> {
-        let shared = self.shared.clone();
-        let config = &shared.config;
-        let ip = shared.ipam.lock().unwrap_or_else(PoisonError::into_inner).allocate(&self.uid);
-        let ip = ip.map_err(|e| e.to_string())?;
-        self.ip = Some(ip);
-        let machine = fs::read_to_string(&config.resolv_conf).unwrap_or_default();
-        let grace = self.pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds).unwrap_or(30);
-        let setup = PodSetup {
-            uid: self.uid.clone(),
-            namespace: self.namespace.clone(),
-            name: self.name.clone(),
-            hostname: spec::hostname(&self.pod),
-            ip,
-            hosts: spec::hosts(&self.pod, &config.addresses(ip)),
-            resolv_conf: spec::resolv_conf(&self.pod, config.dns_ip, &config.cluster_domain, &machine),
-            log_dir: self.log_dir(),
-            log_limit: LOG_LIMIT,
-            keep: Vec::new(),
-            shared_bin: spec::has_other_user(&self.pod),
-            grace_seconds: u32::try_from(grace).unwrap_or(0),
-        };
-        shared.runtime.create(&setup).await.map_err(|e| e.to_string())?;
-        self.states = Some(shared.runtime.watch(&self.uid).map_err(|e| e.to_string())?);
-        self.setup = Some(setup);
-        self.sandbox = Sandbox::Unconnected;
-        let netns = shared.runtime.netns(&self.uid).await.map_err(|e| e.to_string())?;
-        shared.network.attach(&self.uid, ip, netns).await?;
-        self.sandbox = Sandbox::Alive;
-        self.waiting.clear();
-        Ok(())
-    }
-
-    async fn start(&mut self, name: &str, attempt: u32) -> Result<(), String> {
-        let shared = self.shared.clone();
-        let container = self.pod.spec.iter().flat_map(|s| &s.containers).find(|c| c.name == name);
-        let (Some(container), Some(ip)) = (container, self.ip) else {
-            return Err(format!("container {name} is not in the pod any more"));
-        };
-        let services = shared.links.variables(&self.pod).await;
-        let spec = match spec::container_spec(
-            &self.pod,
-            container,
-            &shared.config.addresses(ip),
-            attempt,
-            (&shared.machine, services),
-        ) {
-            Ok(spec) => spec,
-            Err(why) => {
-                self.event(Severity::Warning, "Failed", format!("container {name}: {why}"));
-                self.waiting.insert(name.to_owned(), ("CreateContainerConfigError", why.clone()));
-                self.retry_at = Some(now_millis() + CONFIG_RETRY);
-                return Err(why);
-            }
-        };
-        // The log of the start before stays, for `logs --previous`.
-        if let Some(old) = attempt.checked_sub(2) {
-            let dir = self.log_dir().join(name);
-            for file in [format!("{old}.log"), format!("{old}.log.1")] {
-                let _ = fs::remove_file(dir.join(file));
-            }
-        }
-        self.waiting.remove(name);
-        shared.runtime.start(&self.uid, &spec).await.map_err(|e| e.to_string())?;
-        self.event(Severity::Normal, "Started", format!("Started container {name}"));
-        Ok(())
-    }
-
-    fn tell_of_end(&self, name: &str, state: &ContainerState, failures: u32) {
-        let Some(exit) = &state.exit else { return };
-        if let Some(why) = &exit.not_started {
-            self.event(Severity::Warning, "Failed", format!("container {name}: {why}"));
-        }
-        if self.stop().is_none() && self.restart().restarts(exit) {
-            let seconds = backoff(failures) / 1000;
-            let message = format!("Back-off restarting container {name}: next start in {seconds} s");
-            self.event(Severity::Warning, "BackOff", message);
-        }
     }
 
     fn event(&self, severity: Severity, reason: &'static str, message: impl Into<String>) {
@@ -500,10 +285,12 @@ impl<R: PodRuntime, N: PodNetwork> Worker<R, N> {
         }
         let status = status::render(&status::Seen {
             pod: object,
-            names: &self.names,
+            members: &self.members,
             restart: self.restart(),
             containers: &self.containers,
-            ready: &self.ready,
+            earlier: &self.earlier,
+            health: &self.health,
+            failures: &self.failures,
             waiting: &self.waiting,
             ips: &self.ip.map(|ip| self.shared.config.addresses(ip)).unwrap_or_default(),
             node_ips: &self.shared.machine.node_ips,
@@ -536,4 +323,15 @@ async fn sleep_until(at: Option<i64>) {
         }
         None => std::future::pending().await,
     }
+}
+
+/// The pod's containers, in the order to start them.
+fn members(pod: &Pod) -> Vec<Member> {
+    let Some(spec) = &pod.spec else { return Vec::new() };
+    let of = |c: &Container, kind| Member { name: c.name.clone(), kind };
+    let init = spec.init_containers.iter().flatten().map(|c| match c.restart_policy.as_deref() {
+        Some("Always") => of(c, Kind::Sidecar),
+        _ => of(c, Kind::Init),
+    });
+    init.chain(spec.containers.iter().map(|c| of(c, Kind::Main))).collect()
 }

@@ -58,6 +58,49 @@ fn pods_have_one_word_for_how_they_are() {
 }
 
 #[test]
+fn init_containers_have_the_word_until_they_are_done() {
+    let pod = |name: &str, initialized: bool, init: Value, main: Value| {
+        let mut pod = pod(
+            name,
+            json!({"phase": if initialized { "Running" } else { "Pending" },
+            "conditions": [{"type": "Initialized", "status": if initialized { "True" } else { "False" }}],
+            "initContainerStatuses": init, "containerStatuses": main}),
+        );
+        pod["spec"]["initContainers"] = json!([{"name": "i"}, {"name": "s", "restartPolicy": "Always"}]);
+        pod
+    };
+    let last = json!({"terminated": {"finishedAt": "2026-01-01T00:59:00Z"}});
+    let wait = |name: &str, reason: &str| json!({"name": name, "restartCount": 2, "lastState": last, "state": {"waiting": {"reason": reason}}});
+    let main = json!([wait("a", "PodInitializing"), wait("b", "PodInitializing")]);
+    let running = |name: &str, ready: bool| json!({"name": name, "ready": ready, "started": ready, "state": {"running": {}}});
+    let ended = |ended: Value| json!({"name": "i", "state": {"terminated": ended}});
+    let done = || ended(json!({"exitCode": 0, "reason": "Completed"}));
+    let idle = || wait("s", "PodInitializing");
+    insta::assert_snapshot!(show(&[
+        pod("new", false, json!([wait("i", "PodInitializing"), idle()]), main.clone()),
+        pod("first", false, json!([running("i", false), idle()]), main.clone()),
+        pod("loops", false, json!([wait("i", "CrashLoopBackOff"), idle()]), main.clone()),
+        pod("error", false, json!([ended(json!({"exitCode": 1, "reason": "Error"})), idle()]), main.clone()),
+        pod("signal", false, json!([ended(json!({"exitCode": 137, "signal": 9})), idle()]), main.clone()),
+        pod("second", false, json!([done(), running("s", false)]), main.clone()),
+        pod("mains", true, json!([done(), running("s", true)]), main.clone()),
+        pod("runs", true, json!([done(), running("s", true)]), json!([running("a", true), running("b", true)])),
+        pod("sidecar", true, json!([done(), wait("s", "CrashLoopBackOff")]), json!([running("a", true), running("b", true)])),
+    ]), @"
+    Name | Ready | Status | Restarts | Age | IP | Node | Nominated Node | Readiness Gates
+    new | 0/3 | Init:0/2 | 4 (60s ago) | 5m | <none> | node-1 | <none> | <none>
+    first | 0/3 | Init:0/2 | 2 (60s ago) | 5m | <none> | node-1 | <none> | <none>
+    loops | 0/3 | Init:CrashLoopBackOff | 4 (60s ago) | 5m | <none> | node-1 | <none> | <none>
+    error | 0/3 | Init:Error | 2 (60s ago) | 5m | <none> | node-1 | <none> | <none>
+    signal | 0/3 | Init:Signal:9 | 2 (60s ago) | 5m | <none> | node-1 | <none> | <none>
+    second | 0/3 | Init:1/2 | 0 | 5m | <none> | node-1 | <none> | <none>
+    mains | 1/3 | PodInitializing | 4 (60s ago) | 5m | <none> | node-1 | <none> | <none>
+    runs | 3/3 | Running | 0 | 5m | <none> | node-1 | <none> | <none>
+    sidecar | 2/3 | Init:CrashLoopBackOff | 2 (60s ago) | 5m | <none> | node-1 | <none> | <none>
+    ");
+}
+
+#[test]
 fn services_and_slices_show_addresses_and_ports() {
     let service = |name: &str, spec: Value| json!({"apiVersion": "v1", "kind": "Service", "metadata": meta(name), "spec": spec});
     let balanced = |ingress: Value, external: Value| {

@@ -22,15 +22,16 @@ pub const POD: Printer = Printer {
 };
 
 fn pod(o: &Object, now: Timestamp) -> Vec<Value> {
-    let containers = items(o, "/spec/containers").count();
-    let statuses = || items(o, "/status/containerStatuses");
-    let running = |s: &&Value| s["ready"] == true && !s["state"]["running"].is_null();
-    let ready = statuses().filter(running).count();
+    let sidecars = items(o, "/spec/initContainers").filter(|c| c["restartPolicy"] == "Always").count();
+    let containers = items(o, "/spec/containers").count() + sidecars;
+    let is_running = |s: &&Value| s["ready"] == true && !s["state"]["running"].is_null();
+    let running = items(o, "/status/containerStatuses").filter(is_running).count();
+    let ready = running + items(o, "/status/initContainerStatuses").filter(is_running).count();
     let ip = o.str_at("/status/podIPs/0/ip").or_else(|| o.str_at("/status/podIP")).unwrap_or("");
     vec![
         o.name().into(),
         format!("{ready}/{containers}").into(),
-        pod_status(o, ready > 0).into(),
+        pod_status(o, running > 0).into(),
         restarts(o, now).into(),
         age::of(o, now).into(),
         or_none(ip.to_owned()),
@@ -38,6 +39,45 @@ fn pod(o: &Object, now: Timestamp) -> Vec<Value> {
         text_at(o, "/status/nominatedNodeName"),
         NONE.into(),
     ]
+}
+
+/// Whether this init container stays beside the others.
+fn is_sidecar(o: &Object, name: &Value) -> bool {
+    items(o, "/spec/initContainers").any(|c| c["name"] == *name && c["restartPolicy"] == "Always")
+}
+
+/// A container that has ended without a reason.
+fn ended_how(ended: &Value) -> String {
+    match ended["signal"].as_i64().unwrap_or(0) {
+        0 => format!("ExitCode:{}", ended["exitCode"].as_i64().unwrap_or(0)),
+        signal => format!("Signal:{signal}"),
+    }
+}
+
+/// The word of the first init container that holds up the others. [kubectl's printPod]
+fn init_status(o: &Object) -> Option<String> {
+    let named = |v: &Value| v["reason"].as_str().filter(|r| !r.is_empty()).map(str::to_owned);
+    for (i, status) in items(o, "/status/initContainerStatuses").enumerate() {
+        let (waiting, ended) = (&status["state"]["waiting"], &status["state"]["terminated"]);
+        if ended.is_object() && ended["exitCode"].as_i64().unwrap_or(0) == 0
+            || status["started"] == true && is_sidecar(o, &status["name"])
+        {
+            continue;
+        }
+        let word = if ended.is_object() {
+            named(ended).unwrap_or_else(|| ended_how(ended))
+        } else {
+            let count = || format!("{i}/{}", items(o, "/spec/initContainers").count());
+            named(waiting).filter(|r| r != "PodInitializing").unwrap_or_else(count)
+        };
+        return Some(format!("Init:{word}"));
+    }
+    None
+}
+
+/// Whether the pod is still about its init containers.
+fn is_initializing(o: &Object) -> bool {
+    condition(o, "Initialized") != Some("True") && init_status(o).is_some()
 }
 
 /// One word for how a pod is: its phase, unless a container says more.
@@ -48,18 +88,19 @@ fn pod_status(o: &Object, any_running: bool) -> String {
     if why_not.is_some_and(|c| c["reason"] == "SchedulingGated") {
         word = "SchedulingGated".into();
     }
+    if let Some(init) = init_status(o) {
+        word = init;
+    }
     // From the last to the first: the first container has the last word.
-    for state in items(o, "/status/containerStatuses").rev().map(|s| &s["state"]) {
+    let states = items(o, "/status/containerStatuses").rev().map(|s| &s["state"]);
+    for state in states.filter(|_| !is_initializing(o)) {
         let (waiting, ended) = (&state["waiting"], &state["terminated"]);
         if let Some(reason) = waiting["reason"].as_str().filter(|r| !r.is_empty()) {
             reason.clone_into(&mut word);
         } else if let Some(reason) = ended["reason"].as_str().filter(|r| !r.is_empty()) {
             reason.clone_into(&mut word);
         } else if ended.is_object() {
-            word = match ended["signal"].as_i64().unwrap_or(0) {
-                0 => format!("ExitCode:{}", ended["exitCode"].as_i64().unwrap_or(0)),
-                signal => format!("Signal:{signal}"),
-            };
+            word = ended_how(ended);
         }
     }
     if word == "Completed" && any_running {
@@ -76,13 +117,15 @@ fn pod_status(o: &Object, any_running: bool) -> String {
     word
 }
 
-/// `0`, `3 (2m ago)`.
+/// `0`, `3 (2m ago)`: of the init containers while they are at work, then of the others and of sidecars.
 fn restarts(o: &Object, now: Timestamp) -> String {
-    let count: i64 =
-        items(o, "/status/containerStatuses").map(|s| s["restartCount"].as_i64().unwrap_or(0)).sum();
-    let last = items(o, "/status/containerStatuses")
-        .filter_map(|s| s["lastState"]["terminated"]["finishedAt"].as_str())
-        .max();
+    let initializing = is_initializing(o);
+    let init =
+        items(o, "/status/initContainerStatuses").filter(|s| initializing || is_sidecar(o, &s["name"]));
+    let main = items(o, "/status/containerStatuses").filter(|_| !initializing);
+    let counted: Vec<&Value> = init.chain(main).collect();
+    let count: i64 = counted.iter().map(|s| s["restartCount"].as_i64().unwrap_or(0)).sum();
+    let last = counted.iter().filter_map(|s| s["lastState"]["terminated"]["finishedAt"].as_str()).max();
     match last {
         Some(_) if count > 0 => format!("{count} ({} ago)", age::since(last, now)),
         _ => count.to_string(),

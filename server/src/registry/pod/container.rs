@@ -5,20 +5,16 @@ use std::collections::BTreeSet;
 use minisvc_proto::{Cause, names::check_dns_label};
 use serde_json::{Map, Value};
 
-use super::{super::service::is_port_name, Field, refuse, security, set_default};
+use super::{super::service::is_port_name, Field, hooks, probes, refuse, security, set_default};
 
 /// Fields of a container that would change what it does and cannot be had, with the reason.
-const REFUSED: [(&str, &str); 12] = [
+const REFUSED: [(&str, &str); 8] = [
     ("envFrom", "there are no ConfigMaps and Secrets: name each variable in env"),
     ("volumeMounts", "volumes are not supported: a pod sees the node's file system, with /tmp of its own"),
     ("volumeDevices", "volumes are not supported"),
-    ("lifecycle", "hooks are not supported: handle SIGTERM in the program"),
-    ("livenessProbe", "liveness probes are not supported: a program that ends is started again"),
-    ("startupProbe", "startup probes are not supported: use readinessProbe"),
     ("resources.limits", "nobody enforces limits: leave them out"),
     ("resources.requests", "nobody reserves resources: leave them out"),
     ("resources.claims", "resource claims are not supported"),
-    ("restartPolicy", "a container of its own restart policy is not supported: set the pod's"),
     ("stdin", "a container reads nothing from its standard input"),
     ("tty", "a container has no terminal: use `minisvc exec -t`"),
 ];
@@ -36,7 +32,8 @@ const FIELD_PATHS: [&str; 9] = [
     "status.podIPs",
 ];
 
-const PORT_RULE: &str = "must be between 1 and 65535, inclusive";
+/// Of a port that a container has.
+pub const PORT_RULE: &str = "must be between 1 and 65535, inclusive";
 
 /// Fills what the user left out.
 pub fn set_defaults(container: &mut Map<String, Value>) {
@@ -45,21 +42,8 @@ pub fn set_defaults(container: &mut Map<String, Value>) {
             set_default(port, "protocol", "TCP".into());
         }
     }
-    if let Some(probe) = container.get_mut("readinessProbe").and_then(Value::as_object_mut) {
-        for (field, value) in
-            [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)]
-        {
-            // 0 means that the user left it out. [SetDefaults_Probe]
-            if probe.get(field).and_then(Value::as_i64) == Some(0) {
-                probe.remove(field);
-            }
-            set_default(probe, field, value.into());
-        }
-        if let Some(get) = probe.get_mut("httpGet").and_then(Value::as_object_mut) {
-            set_default(get, "path", "/".into());
-            set_default(get, "scheme", "HTTP".into());
-        }
-    }
+    probes::set_defaults(container);
+    hooks::set_defaults(container);
     for variable in container.get_mut("env").and_then(Value::as_array_mut).into_iter().flatten() {
         if let Some(field) = variable.pointer_mut("/valueFrom/fieldRef").and_then(Value::as_object_mut) {
             set_default(field, "apiVersion", "v1".into());
@@ -67,11 +51,13 @@ pub fn set_defaults(container: &mut Map<String, Value>) {
     }
 }
 
-/// Every fault of a container. `names` and `port_names` are those of the containers before it.
+/// Every fault of a container. `names` and `port_names` are those of the containers before it, `grace` the pod's
+/// terminationGracePeriodSeconds.
 pub fn validate<'a>(
     container: &Field<'a>,
     names: &mut BTreeSet<&'a str>,
     port_names: &mut BTreeSet<&'a str>,
+    grace: Option<i64>,
     faults: &mut Vec<Cause>,
 ) {
     let name = container.child("name");
@@ -118,10 +104,8 @@ pub fn validate<'a>(
     for variable in container.child("env").items() {
         env(&variable, faults);
     }
-    let probe = container.child("readinessProbe");
-    if probe.value.is_some() {
-        readiness(&probe, container, faults);
-    }
+    probes::validate(container, faults);
+    hooks::validate(container, grace, faults);
 }
 
 fn env(variable: &Field<'_>, faults: &mut Vec<Cause>) {
@@ -154,40 +138,6 @@ fn env(variable: &Field<'_>, faults: &mut Vec<Cause>) {
         if !keyed && !FIELD_PATHS.contains(&path.text()) {
             faults.push(Cause::not_supported(&path.path, path.text(), &FIELD_PATHS));
         }
-    }
-}
-
-fn readiness(probe: &Field<'_>, container: &Field<'_>, faults: &mut Vec<Cause>) {
-    let handlers = ["httpGet", "tcpSocket", "exec", "grpc"].map(|h| probe.child(h));
-    let set: Vec<_> = handlers.iter().filter(|h| h.value.is_some()).collect();
-    match set.as_slice() {
-        [] => faults.push(probe.required("must specify a handler type: httpGet or tcpSocket")),
-        [_] => {}
-        [_, more, ..] => faults.push(more.forbidden("may not specify more than 1 handler type")),
-    }
-    for handler in &handlers[2..] {
-        if handler.value.is_some() {
-            faults.push(handler.forbidden("this kind of probe is not supported: use httpGet or tcpSocket"));
-        }
-    }
-    for handler in handlers[..2].iter().filter(|h| h.value.is_some()) {
-        let port = handler.child("port");
-        let named = container.child("ports").items().any(|p| p.child("name").text() == port.text());
-        match port.value {
-            None => faults.push(port.required("")),
-            Some(Value::String(name)) if !name.is_empty() && !named => {
-                faults.push(port.invalid("no port of this container has that name"));
-            }
-            Some(Value::Number(n)) if !n.as_u64().is_some_and(|n| (1..=65535).contains(&n)) => {
-                faults.push(port.invalid(PORT_RULE));
-            }
-            _ => {}
-        }
-    }
-    faults.extend(probe.child("httpGet").child("scheme").one_of(&["HTTP"]));
-    faults.extend(probe.child("initialDelaySeconds").at_least(0));
-    for field in ["timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"] {
-        faults.extend(probe.child(field).at_least(1));
     }
 }
 
