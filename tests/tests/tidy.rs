@@ -77,6 +77,15 @@ fn the_planner_is_pure() {
 }
 
 #[test]
+fn a_pods_steps_and_status_are_decided_without_effects() {
+    let words = ["tokio", "async fn", "std::fs", "std::time", "std::env", "now_millis()", "Timestamp::now"];
+    for part in ["decide", "status"] {
+        let found = offences(&format!("agent/src/sync/pods/{part}"), &[], &words);
+        assert_none("facts in, plan or status out", &found);
+    }
+}
+
+#[test]
 fn controllers_decide_without_effects() {
     let decide = [
         "claim",

@@ -39,7 +39,7 @@ pub fn describe(object: &Object, related: &Related, now: Timestamp) -> String {
         page.field("Namespace", namespace);
     }
     match object.resource() {
-        Some(r) if *r == PODS => pod::describe(&mut page, object),
+        Some(r) if *r == PODS => pod::describe(&mut page, object, now),
         Some(r) if *r == NODES => node::describe(&mut page, object, related, now),
         Some(r) if *r == SERVICES => network::service(&mut page, object, related),
         Some(r) if *r == ENDPOINT_SLICES => network::slice(&mut page, object),

@@ -18,6 +18,10 @@ use minisvc_tests::{
     rooted::{as_root, kill_shims},
 };
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
 
 use super::{READY, streams};
 
@@ -207,7 +211,7 @@ fn a_container_that_is_not_well_is_started_again() {
             "lifecycle": {"preStop": {"exec": {"command": ["sh", "-c", trace.say("hook")]}}},
         });
         // It ends well when it is told to: that is no reason to leave it.
-        node.run("web", &["sh", "-c", &script], json!({"restartPolicy": "OnFailure"}), more).await;
+        node.run("web", &["sh", "-c", &script], json!({"restartPolicy": "OnFailure"}), more.clone()).await;
         node.until("web", |p| condition(p, READY) == "True").await;
         fs::remove_file(&well).unwrap();
         let pod =
@@ -216,6 +220,18 @@ fn a_container_that_is_not_well_is_started_again() {
         event(&node, "web", "Unhealthy", "Liveness probe failed: unwell").await;
         event(&node, "web", "Killing", "Container c failed liveness probe, will be restarted").await;
         assert_eq!(trace.words(), ["up", "hook", "term", "up"]);
+
+        // That the start before was ended says nothing of the next one.
+        fs::remove_file(&well).unwrap();
+        let ran = home.join("run/ran");
+        let script =
+            format!("test -e {0} && exit 0; touch {0} {1}; sleep 1000", ran.display(), well.display());
+        let more = json!({"startupProbe": more["startupProbe"], "livenessProbe": more["livenessProbe"]});
+        node.run("once", &["sh", "-c", &script], json!({"restartPolicy": "OnFailure"}), more).await;
+        node.until("once", |p| condition(p, READY) == "True").await;
+        fs::remove_file(&well).unwrap();
+        let pod = node.until("once", |p| p.str_at("/status/phase") == Some("Succeeded")).await;
+        assert_eq!(container(&pod)["restartCount"], 1);
         node.end().await;
     });
 }
@@ -270,7 +286,7 @@ fn a_health_check_over_grpc_says_who_is_ready() {
         let pod = node.until("rpc", |p| container(p)["started"] == true).await;
         // The test answers in the pod's place, at its address.
         let ip = pod.str_at("/status/podIP").unwrap().to_owned();
-        let listener = tokio::net::TcpListener::bind((ip.as_str(), 9000)).await.unwrap();
+        let listener = TcpListener::bind((ip.as_str(), 9000)).await.unwrap();
         let (status, mine) = tokio::sync::watch::channel(2_u8);
         let serving = tokio::spawn(async move {
             loop {
@@ -342,6 +358,72 @@ fn a_container_whose_start_hook_fails_is_started_again() {
         assert_eq!(container(&pod)["restartCount"], 1);
         event(&node, "web", "FailedPostStartHook", "PostStartHook failed: no cache").await;
         event(&node, "web", "Killing", "FailedPostStartHook").await;
+        node.end().await;
+    });
+}
+
+/// Takes one request, and tells its path; the answer is the caller's.
+async fn asked(listener: &TcpListener) -> (String, TcpStream) {
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut buffer = [0; 1024];
+    let n = stream.read(&mut buffer).await.unwrap();
+    let text = String::from_utf8_lossy(&buffer[..n]).into_owned();
+    (text.split(' ').nth(1).unwrap_or("").to_owned(), stream)
+}
+
+#[test]
+fn hooks_may_ask_over_http_and_a_pod_that_ends_is_asked_whether_it_is_ready() {
+    as_root("life::hooks_may_ask_over_http_and_a_pod_that_ends_is_asked_whether_it_is_ready", async |home| {
+        let node = TestNode::start(&home, 29).await;
+        let trace = Trace::new(&node);
+        let well = home.join("run/well");
+        fs::write(&well, "").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let get = |path: &str| json!({"httpGet": {"host": "127.0.0.1", "port": port, "path": path}});
+        let spec = json!({"containers": [{"name": "c", "command": trace.serve("main"),
+            "lifecycle": {"postStart": get("/post"), "preStop": get("/pre")},
+            "readinessProbe": {"exec": {"command": ["test", "-e", well]}, "periodSeconds": 1, "failureThreshold": 1}}]});
+        node.run("web", &[], spec, json!({})).await;
+        let (path, mut stream) = asked(&listener).await;
+        assert_eq!(path, "/post");
+        let pod = node.until("web", |p| container(p)["state"].get("running").is_some()).await;
+        assert_eq!((&container(&pod)["started"], condition(&pod, READY)), (&json!(false), "False"));
+        // Any answer is one.
+        stream.write_all(b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        node.until("web", |p| condition(p, READY) == "True").await;
+
+        node.delete("web", json!({})).await;
+        let (path, mut stream) = asked(&listener).await;
+        assert_eq!(path, "/pre");
+        fs::remove_file(&well).unwrap();
+        let pod = node.until("web", |p| condition(p, READY) == "False").await;
+        assert!(pod.deletion_timestamp().is_some());
+        assert!(container(&pod)["state"].get("running").is_some());
+        assert_eq!(trace.words(), ["main"], "SIGTERM waits for the hook");
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        node.gone("web").await;
+        assert_eq!(trace.words(), ["main", "main-term"]);
+        node.end().await;
+    });
+}
+
+#[test]
+fn a_probes_command_that_takes_too_long_is_killed() {
+    as_root("life::a_probes_command_that_takes_too_long_is_killed", async |home| {
+        let node = TestNode::start(&home, 30).await;
+        let fifo = home.join("run/held");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let script = format!("exec 3> {}; sleep 1000; true", fifo.display());
+        let probe =
+            json!({"readinessProbe": {"exec": {"command": ["sh", "-c", script]}, "failureThreshold": 1}});
+        node.run("stuck", &["sleep", "1000"], json!({}), probe).await;
+        // Nobody writes into it; its end says that the command and its child hold it no more.
+        let end = tokio::task::spawn_blocking(move || fs::read(fifo)).await.unwrap().unwrap();
+        assert!(end.is_empty());
+        event(&node, "stuck", "Unhealthy", "Readiness probe failed: no answer within 1s").await;
+        let pod = node.until("stuck", |p| container(p)["started"] == true).await;
+        assert_eq!((condition(&pod, READY), &container(&pod)["restartCount"]), ("False", &json!(0)));
         node.end().await;
     });
 }

@@ -12,8 +12,10 @@ use super::handler::{Handler, Place, Report, What};
 use crate::runtime::PodRuntime;
 
 /// Until a container was well once, it is asked this often during its first period: most are ready within milliseconds, and
-/// nobody wants to wait a whole period for them. Commands are asked at double the distance each time, as each costs a process.
+/// nobody wants to wait a whole period for them.
 const EAGER: Duration = Duration::from_millis(50);
+/// The distance grows with the time that has passed, so that many containers that are slow cost little: to this share of it.
+const PATIENCE: u32 = 20;
 /// A row of failures is told when it is this long, or when it changes something.
 const TOLD: u32 = 3;
 
@@ -94,7 +96,7 @@ impl Probe {
     }
 
     /// Asks until there is nothing more to ask, or the receiver is gone. The container started `age` ago. One that `was_well`
-    /// when an earlier agent asked last is taken to be, and asked at once.
+    /// when an earlier agent asked last is taken to be, and whether it is ready is asked at once.
     pub async fn run<R: PodRuntime>(
         self,
         place: Place<R>,
@@ -102,10 +104,10 @@ impl Probe {
         reports: mpsc::Sender<Report>,
     ) {
         let begun = Instant::now();
-        let first = if was_well { begun } else { begun + self.initial_delay.saturating_sub(age) };
+        let at_once = was_well && self.kind == ProbeKind::Readiness;
+        let first = if at_once { begun } else { begun + self.initial_delay.saturating_sub(age) };
         let mut tick = first;
         let mut next = first;
-        let mut wait = EAGER;
         let mut count = Count::new(self.kind, was_well);
         loop {
             sleep_until(next).await;
@@ -140,10 +142,10 @@ impl Probe {
             while tick <= now {
                 tick += self.period;
             }
+            // A command costs a process.
+            let share = if self.handler.is_costly() { 1 } else { PATIENCE };
+            let wait = EAGER.max(now.duration_since(first) / share);
             next = if count.was_well || now >= first + self.period { tick } else { tick.min(now + wait) };
-            if self.handler.is_costly() {
-                wait = (wait * 2).min(self.period);
-            }
         }
     }
 }

@@ -1,11 +1,12 @@
 //! Pods, and the pod templates of workloads.
 
+use jiff::Timestamp;
 use minisvc_proto::Object;
 use serde_json::Value;
 
-use super::{Page, conditions, controlled_by, labels, pairs, scalar, time};
+use super::{Page, conditions, controlled_by, duration, labels, pairs, scalar, time};
 
-pub fn describe(page: &mut Page, pod: &Object) {
+pub fn describe(page: &mut Page, pod: &Object, now: Timestamp) {
     let node = match (pod.str_at("/spec/nodeName"), pod.str_at("/status/hostIP")) {
         (Some(node), Some(ip)) => format!("{node}/{ip}"),
         (Some(node), None) => node.to_owned(),
@@ -30,11 +31,19 @@ pub fn describe(page: &mut Page, pod: &Object) {
     }
     page.field("IP", &scalar(pod.pointer("/status/podIP")));
     controlled_by(page, pod);
-    let statuses = pod.pointer("/status/containerStatuses").and_then(Value::as_array);
-    page.heading("Containers");
-    for container in pod.pointer("/spec/containers").and_then(Value::as_array).into_iter().flatten() {
-        let status = statuses.and_then(|s| s.iter().find(|s| s["name"] == container["name"]));
-        self::container(page, 2, container, status);
+    for (heading, spec, status) in [
+        ("Init Containers", "/spec/initContainers", "/status/initContainerStatuses"),
+        ("Containers", "/spec/containers", "/status/containerStatuses"),
+    ] {
+        let containers = pod.pointer(spec).and_then(Value::as_array).filter(|all| !all.is_empty());
+        let statuses = pod.pointer(status).and_then(Value::as_array);
+        if containers.is_some() || heading == "Containers" {
+            page.heading(heading);
+        }
+        for container in containers.into_iter().flatten() {
+            let status = statuses.and_then(|s| s.iter().find(|s| s["name"] == container["name"]));
+            self::container(page, 2, container, status.map(|s| (s, now)));
+        }
     }
     conditions(page, pod);
     if let Some(nodes) = pod.pointer("/spec/nodeSelector") {
@@ -42,11 +51,11 @@ pub fn describe(page: &mut Page, pod: &Object) {
     }
 }
 
-/// A container of a pod, or of a template.
-pub fn container(page: &mut Page, indent: usize, container: &Value, status: Option<&Value>) {
+/// A container of a pod, with its status at a moment, or of a template.
+pub fn container(page: &mut Page, indent: usize, container: &Value, status: Option<(&Value, Timestamp)>) {
     page.indented_heading(indent, container["name"].as_str().unwrap_or("?"));
     let inside = indent + 2;
-    if let Some(id) = status.and_then(|s| s["containerID"].as_str()).filter(|s| !s.is_empty()) {
+    if let Some(id) = status.and_then(|(s, _)| s["containerID"].as_str()).filter(|s| !s.is_empty()) {
         page.indented_field(inside, "Container ID", id);
     }
     page.indented_field(
@@ -67,8 +76,16 @@ pub fn container(page: &mut Page, indent: usize, container: &Value, status: Opti
             }
         }
     }
-    if let Some(status) = status {
+    if container["restartPolicy"].is_string() {
+        page.indented_field(inside, "Restart Policy", &scalar(container.get("restartPolicy")));
+    }
+    if let Some((status, now)) = status {
         state(page, inside, "State", &status["state"]);
+        if let Some(at) = next_start(&status["state"]) {
+            let left = at.duration_since(now).as_secs();
+            let text = if left > 0 { format!("in {}", duration(left)) } else { "now".to_owned() };
+            page.indented_field(inside + 2, "Next Start", &text);
+        }
         if status["lastState"].as_object().is_some_and(|s| !s.is_empty()) {
             state(page, inside, "Last State", &status["lastState"]);
         }
@@ -82,6 +99,11 @@ pub fn container(page: &mut Page, indent: usize, container: &Value, status: Opti
             page.indented_field(inside, key, &probe(&container[field]));
         }
     }
+    for (key, field) in [("Post Start", "postStart"), ("Pre Stop", "preStop")] {
+        if container["lifecycle"][field].is_object() {
+            page.indented_field(inside, key, &handler(&container["lifecycle"][field]));
+        }
+    }
     let environment: Vec<String> = list(container, "env")
         .map(|e| format!("{}: {}", scalar(e.get("name")), e["value"].as_str().unwrap_or_default()))
         .collect();
@@ -93,6 +115,13 @@ pub fn container(page: &mut Page, indent: usize, container: &Value, status: Opti
             page.line(inside + 2, &line);
         }
     }
+}
+
+/// When a container that ended is started again, which the agent's message says.
+fn next_start(state: &Value) -> Option<Timestamp> {
+    let message = state.pointer("/waiting/message")?.as_str()?;
+    let (_, rest) = message.split_once("next start at ")?;
+    rest.split(';').next()?.parse().ok()
 }
 
 fn state(page: &mut Page, indent: usize, key: &str, state: &Value) {
@@ -120,15 +149,30 @@ fn state(page: &mut Page, indent: usize, key: &str, state: &Value) {
     }
 }
 
-fn probe(probe: &Value) -> String {
-    let what = if let Some(http) = probe["httpGet"].as_object() {
-        let path = http.get("path").and_then(Value::as_str).unwrap_or("/");
-        format!("http-get http://:{}{path}", scalar(http.get("port")))
-    } else if probe["tcpSocket"].is_object() {
-        format!("tcp-socket :{}", scalar(probe.pointer("/tcpSocket/port")))
+/// What a probe or a hook asks.
+fn handler(handler: &Value) -> String {
+    let port = |kind: &str| scalar(handler[kind].get("port"));
+    if let Some(get) = handler["httpGet"].as_object() {
+        let text = |field: &str| get.get(field).and_then(Value::as_str);
+        let (scheme, host) = (text("scheme").unwrap_or("http").to_lowercase(), text("host").unwrap_or(""));
+        format!("http-get {scheme}://{host}:{}{}", port("httpGet"), text("path").unwrap_or("/"))
+    } else if handler["tcpSocket"].is_object() {
+        format!("tcp-socket :{}", port("tcpSocket"))
+    } else if handler["grpc"].is_object() {
+        let service = handler["grpc"]["service"].as_str().unwrap_or("");
+        format!("grpc <pod>:{} {service}", port("grpc")).trim_end().to_owned()
+    } else if handler["exec"].is_object() {
+        let words: Vec<String> = list(&handler["exec"], "command").map(|w| scalar(Some(w))).collect();
+        format!("exec [{}]", words.join(" ").replace('\n', " "))
+    } else if handler["sleep"].is_object() {
+        format!("sleep {}s", scalar(handler["sleep"].get("seconds")))
     } else {
         "unknown".to_owned()
-    };
+    }
+}
+
+fn probe(probe: &Value) -> String {
+    let what = handler(probe);
     let number = |field: &str, default: u64| probe[field].as_u64().unwrap_or(default);
     format!(
         "{what} delay={}s timeout={}s period={}s #success={} #failure={}",

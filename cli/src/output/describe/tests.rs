@@ -48,6 +48,49 @@ fn a_pod() {
 }
 
 #[test]
+fn a_pod_with_init_containers_probes_and_hooks() {
+    let mut pod = pod();
+    pod["spec"]["initContainers"] = json!([
+        {"name": "migrate", "command": ["migrate"]},
+        {"name": "proxy", "command": ["proxy"], "restartPolicy": "Always", "startupProbe": {"exec": {"command": ["test", "-e", "/up"]}},
+            "livenessProbe": {"grpc": {"port": 9000, "service": "proxy"}}, "lifecycle": {"preStop": {"sleep": {"seconds": 5}},
+            "postStart": {"httpGet": {"port": "web", "path": "/warm", "scheme": "HTTPS"}}}},
+    ]);
+    let waiting = json!({"waiting": {"reason": "CrashLoopBackOff",
+        "message": "back-off 8s restarting failed container=proxy pod=p(u): next start at 2026-11-25T08:00:05Z; last end: exit code 1"}});
+    pod["status"]["initContainerStatuses"] =
+        json!([{"name": "proxy", "ready": false, "restartCount": 4, "state": waiting}]);
+    let page = page(pod, &Related::default());
+    let (_, section) = page.split_once("Init Containers:").unwrap();
+    insta::assert_snapshot!(section.split_once("Containers:").unwrap().0, @"
+
+    migrate:
+      Image:  host
+      Port:   <none>
+      Command:
+        migrate
+      Environment:  <none>
+    proxy:
+      Image:  host
+      Port:   <none>
+      Command:
+        proxy
+      Restart Policy:  Always
+      State:           Waiting
+        Reason:        CrashLoopBackOff
+        Message:       back-off 8s restarting failed container=proxy pod=p(u): next start at 2026-11-25T08:00:05Z; last end: exit code 1
+        Next Start:    in 5s
+      Ready:           False
+      Restart Count:   4
+      Liveness:        grpc <pod>:9000 proxy delay=0s timeout=1s period=10s #success=1 #failure=3
+      Startup:         exec [test -e /up] delay=0s timeout=1s period=10s #success=1 #failure=3
+      Post Start:      http-get https://:web/warm
+      Pre Stop:        sleep 5s
+      Environment:     <none>
+    ");
+}
+
+#[test]
 fn a_service() {
     let slice = object(
         json!({"metadata": {"name": "hello-x"}, "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],

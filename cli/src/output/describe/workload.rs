@@ -94,6 +94,13 @@ fn template(page: &mut Page, workload: &Object) {
         "Labels",
         &pairs(workload.pointer("/spec/template/metadata/labels").unwrap_or(&Value::Null)),
     );
+    let init = workload.pointer("/spec/template/spec/initContainers").and_then(Value::as_array);
+    if let Some(init) = init.filter(|all| !all.is_empty()) {
+        page.indented_heading(2, "Init Containers");
+        for container in init {
+            pod::container(page, 4, container, None);
+        }
+    }
     page.indented_heading(2, "Containers");
     let containers = workload.pointer("/spec/template/spec/containers").and_then(Value::as_array);
     for container in containers.into_iter().flatten() {

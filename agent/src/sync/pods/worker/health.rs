@@ -7,7 +7,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     super::{
-        decide::{Ending, Health, Hook, Kind, RestartPolicy},
+        decide::{Ending, Hook, Kind, RestartPolicy},
         handler::{Handler, Place, Report, What},
         probe::{self, Probe, ProbeKind, Verdict},
     },
@@ -30,10 +30,9 @@ impl<R: PodRuntime, N: PodNetwork> Worker<R, N> {
     /// A start of a container is seen for the first time, and runs.
     pub(super) fn take_up(&mut self, name: &str, attempt: u32, started_at: i64) {
         self.tasks.remove(name);
-        self.health.insert(name.to_owned(), Health { attempt, ..Health::default() });
         let was_started = self.was_started.remove(name) == Some(attempt);
         if was_started {
-            return self.set_started(name, started_at);
+            return self.set_started(name, started_at, true);
         }
         let hook = self.spec(name).and_then(|c| c.lifecycle.as_ref()?.post_start.as_ref());
         match hook.map(|hook| self.hook(name, hook)) {
@@ -116,7 +115,7 @@ impl<R: PodRuntime, N: PodNetwork> Worker<R, N> {
         }
         match (verdict.kind, verdict.well) {
             (_, None) | (ProbeKind::Liveness, Some(true)) => {}
-            (ProbeKind::Startup, Some(true)) => self.set_started(name, started_at),
+            (ProbeKind::Startup, Some(true)) => self.set_started(name, started_at, false),
             (ProbeKind::Readiness, Some(ready)) => {
                 if let Some(health) = self.health.get_mut(name) {
                     health.ready = ready;
@@ -157,12 +156,12 @@ impl<R: PodRuntime, N: PodNetwork> Worker<R, N> {
         if self.spec(name).is_some_and(|c| c.startup_probe.is_some()) {
             self.watch(name, ProbeKind::Startup, started_at, false);
         } else {
-            self.set_started(name, started_at);
+            self.set_started(name, started_at, false);
         }
     }
 
     /// Without a probe a container that is started is ready.
-    fn set_started(&mut self, name: &str, started_at: i64) {
+    fn set_started(&mut self, name: &str, started_at: i64, adopted: bool) {
         let Some(health) = self.health.get_mut(name) else { return };
         let was_ready = self.was_ready.remove(name) == Some(health.attempt);
         health.started = true;
@@ -176,19 +175,19 @@ impl<R: PodRuntime, N: PodNetwork> Worker<R, N> {
             self.watch(name, ProbeKind::Readiness, started_at, was_ready);
         }
         if liveness {
-            self.watch(name, ProbeKind::Liveness, started_at, false);
+            self.watch(name, ProbeKind::Liveness, started_at, adopted);
         }
     }
 
     /// Begins a probe.
-    fn watch(&mut self, name: &str, kind: ProbeKind, started_at: i64, was_ready: bool) {
+    fn watch(&mut self, name: &str, kind: ProbeKind, started_at: i64, was_well: bool) {
         let (Some(container), Some(ip)) = (self.spec(name), self.ip) else { return };
         let attempt = self.health.get(name).map_or(0, |h| h.attempt);
         match Probe::of(kind, container, ip) {
             Ok(None) => {}
             Ok(Some(probe)) => {
                 let age = u64::try_from(now_millis() - started_at).unwrap_or(0);
-                let facts = (Duration::from_millis(age), was_ready);
+                let facts = (Duration::from_millis(age), was_well);
                 let run = probe.run(self.place(name, attempt), facts, self.reports.0.clone());
                 self.keep(name, Task::Probe(kind), tokio::spawn(run));
             }

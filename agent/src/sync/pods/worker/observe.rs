@@ -3,7 +3,7 @@
 use super::{
     super::{
         Containers,
-        decide::{backoff, count_failure, is_over},
+        decide::{Health, backoff, count_failure, is_over},
     },
     PodNetwork, PodRuntime, Sandbox, Severity, Worker,
 };
@@ -43,6 +43,10 @@ impl<R: PodRuntime, N: PodNetwork> Worker<R, N> {
                 }
             }
             self.containers.insert(name.clone(), new);
+            if !known {
+                // What was known of the start before says nothing of one that has ended already.
+                self.health.insert(name.clone(), Health { attempt, ..Health::default() });
+            }
             if running && !known {
                 self.take_up(&name, attempt, started_at);
             }
