@@ -57,19 +57,27 @@ fn is_ready(pod: &Object) -> bool {
     conditions.is_some_and(|c| c.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"))
 }
 
-/// The container that is meant: the one that is named, or the first; several are said on stderr, as kubectl does.
+/// The container that is meant: the one that is named, init containers included, or the first of the others; several are said on
+/// stderr, as kubectl does.
 pub fn container(pod: &Object, asked: Option<&str>) -> anyhow::Result<String> {
-    let containers = pod.pointer("/spec/containers").and_then(Value::as_array);
-    let names: Vec<&str> = containers.into_iter().flatten().filter_map(|c| c["name"].as_str()).collect();
-    match (asked, names.as_slice()) {
-        (Some(asked), names) if names.contains(&asked) => Ok(asked.to_owned()),
+    let names = |pointer: &str| -> Vec<&str> {
+        let containers = pod.pointer(pointer).and_then(Value::as_array);
+        containers.into_iter().flatten().filter_map(|c| c["name"].as_str()).collect()
+    };
+    let (main, init) = (names("/spec/containers"), names("/spec/initContainers"));
+    let all = || {
+        let init = init.iter().map(|n| format!("{n} (init)"));
+        main.iter().map(|n| (*n).to_owned()).chain(init).collect::<Vec<_>>().join(", ")
+    };
+    match (asked, main.as_slice()) {
+        (Some(asked), _) if main.contains(&asked) || init.contains(&asked) => Ok(asked.to_owned()),
         (Some(asked), _) => {
-            bail!("container {asked} is not valid for pod {}: it has {}", pod.name(), names.join(", "))
+            bail!("container {asked} is not valid for pod {}: it has {}", pod.name(), all())
         }
         (None, []) => bail!("pod {} has no containers", pod.name()),
-        (None, [only]) => Ok((*only).to_owned()),
+        (None, [only]) if init.is_empty() => Ok((*only).to_owned()),
         (None, [first, ..]) => {
-            output::note(&format!("Defaulted container \"{first}\" out of: {}", names.join(", ")));
+            output::note(&format!("Defaulted container \"{first}\" out of: {}", all()));
             Ok((*first).to_owned())
         }
     }
@@ -112,6 +120,11 @@ mod tests {
             container(&pod, Some("c")).unwrap_err().to_string(),
             "container c is not valid for pod p: it has a, b"
         );
+        let mut pod = pod;
+        pod.spec_mut().insert("initContainers".into(), json!([{"name": "i"}]));
+        assert_eq!(container(&pod, Some("i")).unwrap(), "i");
+        assert_eq!(container(&pod, None).unwrap(), "a");
+        assert!(container(&pod, Some("c")).unwrap_err().to_string().ends_with("it has a, b, i (init)"));
     }
 
     #[test]

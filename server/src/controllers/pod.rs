@@ -49,13 +49,37 @@ pub fn address(pod: &Object, family: Family) -> Option<&str> {
     pod.str_at("/status/podIP").into_iter().chain(list).find(|text| text.parse().is_ok_and(usable))
 }
 
-/// The number of the container port with this name and protocol.
+/// The number of the port with this name and protocol, of a container or else of a sidecar. [pkg/api/v1/pod, FindPort]
 pub fn named_port(pod: &Object, name: &str, protocol: &str) -> Option<u16> {
-    let containers = pod.pointer("/spec/containers")?.as_array()?;
-    let ports = containers.iter().filter_map(|c| c.get("ports")?.as_array()).flatten();
+    let list = |pointer: &str| pod.pointer(pointer).and_then(Value::as_array).into_iter().flatten();
+    let sidecars = list("/spec/initContainers").filter(|c| c["restartPolicy"] == "Always");
+    let containers = list("/spec/containers").chain(sidecars);
+    let ports = containers.filter_map(|c| c.get("ports")?.as_array()).flatten();
     let mut matching = ports.filter(|p| {
         p.get("name").and_then(Value::as_str) == Some(name)
             && p.get("protocol").and_then(Value::as_str).unwrap_or("TCP") == protocol
     });
     u16::try_from(matching.next()?.get("containerPort")?.as_u64()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_port_has_its_name_from_a_container_or_a_sidecar() {
+        let port =
+            |name: &str, number: u16| json!([{"name": name, "containerPort": number, "protocol": "TCP"}]);
+        let pod: Object = serde_json::from_value(json!({"spec": {
+            "initContainers": [{"name": "i", "ports": port("setup", 1)},
+                {"name": "s", "restartPolicy": "Always", "ports": port("proxy", 2)},
+                {"name": "t", "restartPolicy": "Always", "ports": port("web", 3)}],
+            "containers": [{"name": "c", "ports": port("web", 4)}]}}))
+        .unwrap();
+        let found = ["setup", "proxy", "web"].map(|name| named_port(&pod, name, "TCP"));
+        assert_eq!(found, [None, Some(2), Some(4)]);
+        assert_eq!(named_port(&pod, "web", "UDP"), None);
+    }
 }

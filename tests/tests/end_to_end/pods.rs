@@ -69,6 +69,48 @@ fn logs_endings_and_readiness_are_told() {
 }
 
 #[test]
+fn the_containers_of_a_pod_come_in_order_and_share_its_network() {
+    let cluster = Cluster::up("order", 1);
+    let file = cluster.home().join("shop.yaml");
+    std::fs::write(
+        &file,
+        "apiVersion: v1
+kind: Pod
+metadata: {name: shop, labels: {app: shop}}
+spec:
+  initContainers:
+  - {name: prepare, command: [sh, -c, 'echo prepared']}
+  - name: proxy
+    restartPolicy: Always
+    command: [minisvc, echo, --port, '9000']
+    ports: [{name: web, containerPort: 9000}]
+    startupProbe: {httpGet: {port: web, httpHeaders: [{name: X-Who, value: probe}]}}
+    livenessProbe: {tcpSocket: {port: web}, periodSeconds: 1}
+  containers:
+  - {name: main, command: [sh, -c, 'curl -sS --max-time 5 http://127.0.0.1:9000/ && exec sleep 1000']}
+",
+    )
+    .unwrap();
+    cluster.run(&["create", "-f", file.to_str().unwrap()]).ok();
+    cluster.sh("minisvc expose pod shop --name front --port 80 --target-port web").ok();
+    let row = cluster.sh("minisvc get pod shop --no-headers").ok();
+    assert_eq!(row.split_whitespace().take(4).collect::<Vec<_>>(), ["shop", "2/2", "Running", "0"], "{row}");
+    assert_eq!(cluster.sh("minisvc logs shop -c prepare").ok(), "prepared\n");
+    // What main asks for at its start is there: the sidecar is started.
+    let said = cluster.sh("minisvc logs shop");
+    assert!(
+        said.err.contains("Defaulted container \"main\" out of: main, prepare (init), proxy (init)"),
+        "{said}"
+    );
+    assert_eq!(super::pod_of(&said.ok()), "shop");
+    // A service may mean a sidecar's port by its name.
+    let out = cluster.sh("minisvc exec shop -c proxy -- curl -sS --max-time 5 http://front/").ok();
+    assert_eq!(super::pod_of(&out), "shop");
+    let described = cluster.sh("minisvc describe pod shop").ok();
+    assert!(described.contains("Init Containers:") && described.contains("Restart Policy:"), "{described}");
+}
+
+#[test]
 fn a_pod_that_cannot_be_placed_or_started_says_why() {
     let cluster = Cluster::up("why", 1);
     let file = cluster.home().join("pods.yaml");

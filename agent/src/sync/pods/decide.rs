@@ -18,6 +18,8 @@ pub struct Member {
     pub name: String,
     /// What it is for.
     pub kind: Kind,
+    /// It has a postStart hook.
+    pub hook: bool,
 }
 
 /// What is known of a container's newest start, beside what the runtime says.
@@ -25,6 +27,8 @@ pub struct Member {
 pub struct Health {
     /// Which start, from 0.
     pub attempt: u32,
+    /// Its postStart hook runs.
+    pub starting: bool,
     /// Its postStart hook is done and its startup probe has passed.
     pub started: bool,
     /// Its readiness probe says so, or it has none.
@@ -218,43 +222,45 @@ pub fn decide(facts: &Facts<'_>) -> Plan {
 fn keep(facts: &Facts<'_>) -> Plan {
     let mut plan = Plan::default();
     let begun = has_begun(facts.members, facts.containers, facts.earlier);
+    let running = |m: &Member| facts.containers.get(&m.name).is_some_and(ContainerState::is_running);
+    let health = |m: &Member| facts.health.get(&m.name).filter(|_| running(m));
+    // Whether the next one may be started.
+    let mut free = true;
     for member in facts.members {
-        match member.kind {
-            Kind::Init => {
-                let state = here(&member.name, facts.containers, facts.earlier);
-                let done = state.and_then(|c| c.exit.as_ref()).is_some_and(|e| e.code == 0);
-                if !done && !begun {
-                    tend(facts, member, &mut plan);
-                    return plan;
-                }
+        if member.kind == Kind::Init {
+            let state = here(&member.name, facts.containers, facts.earlier);
+            let done = state.and_then(|c| c.exit.as_ref()).is_some_and(|e| e.code == 0);
+            if done || begun {
+                continue;
             }
-            Kind::Sidecar => {
-                tend(facts, member, &mut plan);
-                let running = here(&member.name, facts.containers, facts.earlier)
-                    .is_some_and(ContainerState::is_running);
-                let started = running && facts.health.get(&member.name).is_some_and(|h| h.started);
-                if !started && !begun {
-                    return plan;
-                }
-            }
-            Kind::Main => tend(facts, member, &mut plan),
         }
+        let before = plan.actions.len();
+        tend(facts, member, free, &mut plan);
+        let acts = plan.actions.len() > before;
+        let waits = match member.kind {
+            Kind::Init => true,
+            Kind::Sidecar => !begun && !health(member).is_some_and(|h| h.started),
+            // As Kubernetes starts them: programs rely on it.
+            Kind::Main => member.hook && (acts || health(member).is_some_and(|h| h.starting)),
+        };
+        free &= !waits;
     }
     plan
 }
 
-/// Starts the container if it is time, or ends it if it is not well.
-fn tend(facts: &Facts<'_>, member: &Member, plan: &mut Plan) {
+/// Starts the container if it is time and it `may_start`, or ends it if it is not well.
+fn tend(facts: &Facts<'_>, member: &Member, may_start: bool, plan: &mut Plan) {
     let name = &member.name;
     let health = facts.health.get(name);
     let (attempt, at) = match facts.containers.get(name) {
-        None => (0, facts.now),
         Some(ContainerState { exit: None, .. }) => {
             if let Some(grace) = health.and_then(|h| h.condemned) {
                 end::end_one(facts, name, grace, plan);
             }
             return;
         }
+        _ if !may_start => return,
+        None => (0, facts.now),
         Some(ContainerState { exit: Some(exit), attempt, .. }) => {
             let condemned = health.is_some_and(|h| h.condemned.is_some());
             let failures = facts.failures.get(name).copied().unwrap_or(1);

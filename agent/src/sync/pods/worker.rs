@@ -328,7 +328,10 @@ async fn sleep_until(at: Option<i64>) {
 /// The pod's containers, in the order to start them.
 fn members(pod: &Pod) -> Vec<Member> {
     let Some(spec) = &pod.spec else { return Vec::new() };
-    let of = |c: &Container, kind| Member { name: c.name.clone(), kind };
+    let of = |c: &Container, kind| {
+        let hook = c.lifecycle.as_ref().is_some_and(|l| l.post_start.is_some());
+        Member { name: c.name.clone(), kind, hook }
+    };
     let init = spec.init_containers.iter().flatten().map(|c| match c.restart_policy.as_deref() {
         Some("Always") => of(c, Kind::Sidecar),
         _ => of(c, Kind::Init),

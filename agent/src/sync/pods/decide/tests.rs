@@ -42,7 +42,9 @@ impl Case {
         };
         let members = members.split(' ').filter_map(|m| m.split_once(':'));
         Case {
-            members: members.map(|(k, name)| Member { name: name.into(), kind: kind(k) }).collect(),
+            members: members
+                .map(|(k, name)| Member { name: name.into(), kind: kind(k), hook: false })
+                .collect(),
             restart: RestartPolicy::Always,
             stop: None,
             sandbox: Sandbox::Alive,
@@ -67,6 +69,16 @@ impl Case {
     fn running(mut self, name: &str) -> Self {
         self.containers.insert(name.into(), one(0, None));
         self
+    }
+
+    fn hooked(mut self, name: &str) -> Self {
+        self.members.iter_mut().filter(|m| m.name == name).for_each(|m| m.hook = true);
+        self
+    }
+
+    fn hook_runs(mut self, name: &str) -> Self {
+        self.health.entry(name.into()).or_default().starting = true;
+        self.hooked(name)
     }
 
     fn ended(mut self, name: &str, exit: Exit) -> Self {
@@ -221,6 +233,14 @@ fn init_containers_run_one_after_the_other_and_sidecars_stay() {
         (i().started("s").ended("j", exit(0, 0)), "start t 0"),
         (done(), "start c 0, start d 0"),
         (done().started("c").started("d"), ""),
+        // Sidecars that come later are looked after, and not started.
+        (i().ended("s", exit(0, 1000)).started("t"), "start s 1"),
+        // A postStart hook that runs holds up the containers after it.
+        (done().hooked("c"), "start c 0"),
+        (done().running("c").hook_runs("c"), ""),
+        (done().running("c").hooked("c"), "start d 0"),
+        (done().running("c").hook_runs("c").ended("d", exit(1, 1000)), ""),
+        (done().hook_runs("c").running("d"), "start c 0"),
         // After that a sidecar's end holds nobody up.
         (done().ended("s", exit(0, 400)).started("c"), "start d 0; wake +600"),
         (

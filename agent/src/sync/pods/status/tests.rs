@@ -34,7 +34,8 @@ struct Case {
 
 impl Case {
     fn new(members: &[(&str, Kind)]) -> Self {
-        let members = members.iter().map(|(name, kind)| Member { name: (*name).into(), kind: *kind });
+        let members =
+            members.iter().map(|(name, kind)| Member { name: (*name).into(), kind: *kind, hook: false });
         Case {
             pod: pod(),
             members: members.collect(),

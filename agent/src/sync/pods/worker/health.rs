@@ -38,10 +38,13 @@ impl<R: PodRuntime, N: PodNetwork> Worker<R, N> {
         match hook.map(|hook| self.hook(name, hook)) {
             None => self.try_startup(name, started_at),
             Some(Ok(handler)) => {
+                if let Some(health) = self.health.get_mut(name) {
+                    health.starting = true;
+                }
                 let place = self.place(name, attempt);
                 self.spawn_hook(Task::PostStart, place, handler, What::PostStart);
             }
-            Some(Err(why)) => self.post_started(name, Err(why)),
+            Some(Err(why)) => self.fail_start(name, &why),
         }
     }
 
@@ -95,8 +98,15 @@ impl<R: PodRuntime, N: PodNetwork> Worker<R, N> {
             return;
         };
         match what {
-            What::PostStart(Ok(())) => self.try_startup(&name, started_at),
-            What::PostStart(why) => self.post_started(&name, why),
+            What::PostStart(result) => {
+                if let Some(health) = self.health.get_mut(&name) {
+                    health.starting = false;
+                }
+                match result {
+                    Ok(()) => self.try_startup(&name, started_at),
+                    Err(why) => self.fail_start(&name, &why),
+                }
+            }
             What::PreStop(result) => {
                 if let Err(why) = result {
                     self.event(Severity::Warning, "FailedPreStopHook", format!("PreStopHook failed: {why}"));
@@ -135,11 +145,9 @@ impl<R: PodRuntime, N: PodNetwork> Worker<R, N> {
         }
     }
 
-    fn post_started(&mut self, name: &str, result: Result<(), String>) {
-        if let Err(why) = result {
-            self.event(Severity::Warning, "FailedPostStartHook", format!("PostStartHook failed: {why}"));
-            self.condemn(name, self.grace(), "FailedPostStartHook".into());
-        }
+    fn fail_start(&mut self, name: &str, why: &str) {
+        self.event(Severity::Warning, "FailedPostStartHook", format!("PostStartHook failed: {why}"));
+        self.condemn(name, self.grace(), "FailedPostStartHook".into());
     }
 
     /// It is not well: it ends, and is started again if the policy says so.
