@@ -22,6 +22,7 @@ pub struct FakeRuntime {
     stubborn: Mutex<BTreeSet<String>>,
     failing: Mutex<BTreeMap<String, (i32, String)>>,
     hanging: Mutex<BTreeSet<String>>,
+    calls: watch::Sender<Vec<String>>,
 }
 
 #[derive(Debug)]
@@ -51,9 +52,28 @@ impl FakeRuntime {
         lock(&self.failing).insert(program.to_owned(), (code, output.to_owned()));
     }
 
+    /// From now on this program ends well again.
+    pub fn recovers(&self, program: &str) {
+        lock(&self.failing).remove(program);
+    }
+
+    /// From now on this program ends when exec runs it.
+    pub fn ends(&self, program: &str) {
+        lock(&self.hanging).remove(program);
+    }
+
     /// From now on this program does not end when exec runs it.
     pub fn hangs(&self, program: &str) {
         lock(&self.hanging).insert(program.to_owned());
+    }
+
+    /// What was asked of it, in order and in words: `start c 0`, `exec c PROGRAM`, `signal c 15`, `end`, `remove`.
+    pub fn calls(&self) -> watch::Receiver<Vec<String>> {
+        self.calls.subscribe()
+    }
+
+    fn called(&self, words: String) {
+        self.calls.send_modify(|calls| calls.push(words));
     }
 
     /// A container's main process ends by itself.
@@ -115,6 +135,7 @@ impl PodRuntime for FakeRuntime {
     }
 
     async fn start(&self, uid: &str, spec: &ContainerSpec) -> Result<(), RuntimeError> {
+        self.called(format!("start {} {}", spec.name, spec.attempt));
         let mut pods = lock(&self.pods);
         let pod = pods.get_mut(uid).filter(|p| p.state.borrow().alive);
         let pod = pod.ok_or_else(|| RuntimeError::NoPod(uid.to_owned()))?;
@@ -140,6 +161,7 @@ impl PodRuntime for FakeRuntime {
     }
 
     async fn signal(&self, uid: &str, container: &str, signal: i32) -> Result<(), RuntimeError> {
+        self.called(format!("signal {container} {signal}"));
         let pods = lock(&self.pods);
         let pod = pods.get(uid).ok_or_else(|| RuntimeError::NoPod(uid.to_owned()))?;
         let program = pod.specs.get(container).and_then(|s| s.argv.first()).cloned().unwrap_or_default();
@@ -151,6 +173,7 @@ impl PodRuntime for FakeRuntime {
     }
 
     async fn end(&self, uid: &str) -> Result<(), RuntimeError> {
+        self.called("end".into());
         if let Some(pod) = lock(&self.pods).get(uid) {
             pod.state.send_modify(|s| *s = std::mem::take(s).buried(now_millis()));
         }
@@ -158,6 +181,7 @@ impl PodRuntime for FakeRuntime {
     }
 
     async fn remove(&self, uid: &str) -> Result<(), RuntimeError> {
+        self.called("remove".into());
         lock(&self.pods).remove(uid);
         Ok(())
     }
@@ -173,6 +197,7 @@ impl PodRuntime for FakeRuntime {
             return Err(RuntimeError::Refused(format!("container {} does not run", exec.container)));
         }
         let program = exec.argv.first().cloned().unwrap_or_default();
+        self.called(format!("exec {} {program}", exec.container));
         if lock(&self.missing).contains(&program) {
             return Err(RuntimeError::Refused(format!("exec: \"{program}\": not found in PATH")));
         }

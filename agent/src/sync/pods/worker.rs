@@ -338,3 +338,6 @@ fn members(pod: &Pod) -> Vec<Member> {
     });
     init.chain(spec.containers.iter().map(|c| of(c, Kind::Main))).collect()
 }
+
+#[cfg(test)]
+mod tests;
