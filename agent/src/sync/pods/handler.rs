@@ -218,4 +218,21 @@ pub mod tests {
             assert!(said.starts_with(why), "{bad}: {said}");
         }
     }
+
+    #[tokio::test]
+    async fn a_hook_may_ask_command_or_sleep() {
+        let of = |hook: Value| {
+            let container = serde_json::from_value(json!({"name": "c"})).unwrap();
+            Handler::of_hook(&serde_json::from_value(hook).unwrap(), &container, Ipv4Addr::LOCALHOST)
+        };
+        let pause = of(json!({"sleep": {"seconds": 0}})).unwrap();
+        assert_eq!(pause, Handler::Sleep(Duration::ZERO));
+        assert_eq!(pause.ask(&place()).await, Ok(()));
+        assert_eq!(
+            of(json!({"exec": {"command": ["a", "b"]}})),
+            Ok(Handler::Command(vec!["a".into(), "b".into()]))
+        );
+        assert!(matches!(of(json!({"httpGet": {"port": 80}})), Ok(Handler::Http(_))));
+        assert_eq!(of(json!({"tcpSocket": {"port": 80}})), Err("exec, httpGet or sleep required".into()));
+    }
 }

@@ -97,6 +97,16 @@ impl<R: PodRuntime, N: PodNetwork> Worker<R, N> {
         else {
             return;
         };
+        // What was on its way when the container's end began is of no use any more.
+        let ending = self.health.get(&name).is_some_and(|h| h.ending.is_some());
+        let still_asked = match &what {
+            What::PreStop(_) => true,
+            What::Probe(verdict) => verdict.kind == ProbeKind::Readiness,
+            What::PostStart(_) => false,
+        };
+        if ending && !still_asked {
+            return;
+        }
         match what {
             What::PostStart(result) => {
                 if let Some(health) = self.health.get_mut(&name) {

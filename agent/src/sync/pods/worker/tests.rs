@@ -231,3 +231,20 @@ async fn one_containers_fault_is_not_that_of_another() {
     let waiting = &status["containerStatuses"][0]["state"]["waiting"];
     assert_eq!(waiting["reason"], "CreateContainerConfigError", "{status}");
 }
+
+#[tokio::test]
+async fn a_start_hook_that_ends_after_the_end_has_begun_begins_nothing() {
+    let runtime = Arc::new(FakeRuntime::default());
+    runtime.stubborn("serve");
+    runtime.hangs("post");
+    let exec = |program: &str| json!({"exec": {"command": [program]}});
+    let spec = json!({"containers": [{"name": "c", "command": ["serve"], "livenessProbe": exec("is-well"),
+        "lifecycle": {"postStart": exec("post"), "preStop": exec("pre")}}]});
+    let mut agent = Agent::start(&runtime, pod(spec)).await;
+    agent.called("exec c post").await;
+    agent.delete();
+    agent.called("signal c 15").await;
+    runtime.exit("u1", "c", 0, None);
+    let calls = agent.called("remove").await;
+    assert_eq!(calls, ["start c 0", "exec c post", "exec c pre", "signal c 15", "end", "remove"]);
+}
