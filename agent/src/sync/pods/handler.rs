@@ -132,8 +132,13 @@ impl Handler {
     }
 }
 
+/// Why there is no connection, in Go's words, as users of Kubernetes know them.
 fn dial(target: SocketAddr, error: &std::io::Error) -> String {
-    format!("dial tcp {target}: {error}")
+    let why = match error.raw_os_error() {
+        Some(code) => nix::errno::Errno::from_raw(code).desc().to_lowercase(),
+        None => error.to_string(),
+    };
+    format!("dial tcp {target}: connect: {why}")
 }
 
 /// Where a port of the container is asked: at the pod's address, if no host is named.

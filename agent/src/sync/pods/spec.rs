@@ -106,7 +106,7 @@ pub fn container_spec(
 pub fn has_other_user(pod: &Pod) -> bool {
     let spec = pod.spec.as_ref();
     let pod_wide = spec.and_then(|s| s.security_context.as_ref()).and_then(|c| c.run_as_user);
-    let containers = spec.into_iter().flat_map(|s| &s.containers);
+    let containers = spec.into_iter().flat_map(|s| s.init_containers.iter().flatten().chain(&s.containers));
     let mut own = containers.filter_map(|c| c.security_context.as_ref()?.run_as_user);
     pod_wide.is_some() || own.next().is_some()
 }
@@ -359,6 +359,18 @@ mod tests {
         assert!(why.starts_with("securityContext.runAsUser: 33 "), "{why}");
         assert!(spec_of(&with(json!({"runAsUser": 0})), &rootless).is_ok());
         assert!(spec_of(&with(json!({"runAsUser": -1})), &rootless).is_err());
+    }
+
+    #[test]
+    fn any_container_may_have_a_user_of_its_own() {
+        let with = |context: serde_json::Value| json!([{"name": "x", "securityContext": context}]);
+        let spec = |init: serde_json::Value, main: serde_json::Value| {
+            has_other_user(&pod(json!({"initContainers": with(init), "containers": with(main)})))
+        };
+        assert!(!spec(json!({}), json!({"runAsGroup": 3})));
+        assert!(spec(json!({"runAsUser": 33}), json!({})));
+        assert!(spec(json!({}), json!({"runAsUser": 33})));
+        assert!(has_other_user(&pod(json!({"containers": [], "securityContext": {"runAsUser": 0}}))));
     }
 
     #[test]

@@ -13,9 +13,9 @@ const LONGEST: usize = 64 << 10;
 
 /// Asks once; good is only SERVING. An error is worded as Kubernetes' [pkg/probe/grpc].
 pub async fn check(target: SocketAddr, service: &str) -> Result<(), String> {
-    let stream = TcpStream::connect(target)
-        .await
-        .map_err(|e| format!("error: failed to connect service at \"{target}\": {e}"))?;
+    let stream = TcpStream::connect(target).await.map_err(|e| {
+        format!("error: failed to connect service at \"{target}\": {}", super::dial(target, &e))
+    })?;
     let failed = |why: &dyn std::fmt::Display| format!("error: health rpc probe failed: {why}");
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))

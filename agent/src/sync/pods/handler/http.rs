@@ -2,7 +2,7 @@
 //! address, and nothing is told to it.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, OnceLock},
 };
 
@@ -22,6 +22,9 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
+/// As many are followed.
+const REDIRECTIONS: usize = 10;
+
 /// What is asked, with Kubernetes' defaults filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Get {
@@ -40,7 +43,7 @@ impl Get {
         let mut headers: Vec<_> =
             get.http_headers.iter().flatten().map(|h| (h.name.clone(), h.value.clone())).collect();
         let own = [
-            ("Host", target.ip().to_string()),
+            ("Host", target.to_string()),
             ("User-Agent", "minisvc-probe".into()),
             ("Accept", "*/*".into()),
             ("Connection", "close".into()),
@@ -73,27 +76,37 @@ impl Get {
         format!("{}://{}{}", if self.tls { "https" } else { "http" }, self.target, self.path)
     }
 
-    /// Asks once.
+    /// Asks once. A redirection is followed while it stays with this host. [pkg/probe/http, RedirectChecker]
     pub async fn ask(&self) -> Result<(), String> {
-        let bad = |why: String| format!("Get \"{}\": {why}", self.url());
-        let stream = TcpStream::connect(self.target).await.map_err(|e| bad(super::dial(self.target, &e)))?;
-        let code = if self.tls {
-            let connector = TlsConnector::from(config().ok_or_else(|| bad("no TLS".into()))?);
-            let name = ServerName::IpAddress(self.target.ip().into());
-            let stream = connector.connect(name, stream).await.map_err(|e| bad(e.to_string()))?;
-            self.exchange(stream).await
-        } else {
-            self.exchange(stream).await
-        };
-        let code = code.map_err(bad)?;
-        if self.any_status || (200..400).contains(&code) {
-            return Ok(());
+        let mut get = self.clone();
+        for _ in 0..=REDIRECTIONS {
+            let answer = get.once().await.map_err(|why| format!("Get \"{}\": {why}", get.url()))?;
+            if let Some(next) = get.redirected(&answer) {
+                get = next;
+                continue;
+            }
+            let code = answer.status().as_u16();
+            return if self.any_status || (200..400).contains(&code) {
+                Ok(())
+            } else {
+                Err(format!("HTTP probe failed with statuscode: {code}"))
+            };
         }
-        Err(format!("HTTP probe failed with statuscode: {code}"))
+        Err(format!("Get \"{}\": stopped after {REDIRECTIONS} redirects", get.url()))
     }
 
-    /// The status of the answer.
-    async fn exchange(&self, io: impl AsyncRead + AsyncWrite + Unpin) -> Result<u16, String> {
+    async fn once(&self) -> Result<http::Response<()>, String> {
+        let stream = TcpStream::connect(self.target).await.map_err(|e| super::dial(self.target, &e))?;
+        if !self.tls {
+            return self.exchange(stream).await;
+        }
+        let connector = TlsConnector::from(config().ok_or("no TLS")?);
+        let name = ServerName::IpAddress(self.target.ip().into());
+        self.exchange(connector.connect(name, stream).await.map_err(|e| e.to_string())?).await
+    }
+
+    /// The head of the answer.
+    async fn exchange(&self, io: impl AsyncRead + AsyncWrite + Unpin) -> Result<http::Response<()>, String> {
         let text = |e: &dyn std::error::Error| e.to_string();
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(io)).await.map_err(|e| text(&e))?;
@@ -102,9 +115,32 @@ impl Get {
         tokio::pin!(answer, connection);
         tokio::select! {
             biased;
-            answer = &mut answer => answer.map(|a| a.status().as_u16()).map_err(|e| text(&e)),
+            answer = &mut answer => answer.map(|a| a.map(drop)).map_err(|e| text(&e)),
             Err(e) = &mut connection => Err(text(&e)),
         }
+    }
+
+    /// Where the answer leads, if that is here.
+    fn redirected(&self, answer: &http::Response<()>) -> Option<Self> {
+        if !matches!(answer.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+            return None;
+        }
+        let location = answer.headers().get("location")?.to_str().ok()?;
+        let mut next = self.clone();
+        if location.contains("://") {
+            let uri: http::Uri = location.parse().ok()?;
+            let host: IpAddr = uri.host()?.trim_matches(['[', ']']).parse().ok()?;
+            next.tls = uri.scheme_str()? == "https";
+            next.target = SocketAddr::new(host, uri.port_u16().unwrap_or(if next.tls { 443 } else { 80 }));
+            uri.path_and_query().map_or("/", |p| p.as_str()).clone_into(&mut next.path);
+        } else if location.starts_with('/') {
+            location.clone_into(&mut next.path);
+        } else {
+            let path = self.path.split('?').next().unwrap_or("/");
+            let (directory, _) = path.rsplit_once('/')?;
+            next.path = format!("{directory}/{location}");
+        }
+        (next.target.ip() == self.target.ip() && next.request().is_ok()).then_some(next)
     }
 }
 
@@ -202,8 +238,45 @@ mod tests {
         assert!(seen[0].to_lowercase().contains("x-who: probe\r\n"), "{}", seen[0]);
         // The listener is gone.
         let why = get.ask(&place()).await.unwrap_err();
-        assert!(why.starts_with(&format!("Get \"http://127.0.0.1:{port}/healthz\": dial tcp")), "{why}");
-        assert!(why.contains("refused"), "{why}");
+        let at = format!("127.0.0.1:{port}");
+        assert_eq!(why, format!("Get \"http://{at}/healthz\": dial tcp {at}: connect: connection refused"));
+    }
+
+    #[tokio::test]
+    async fn redirections_are_followed_while_they_stay_here() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let here = format!("302 Found\r\nLocation: http://127.0.0.1:{port}/b/c?d");
+        let get = of_probe(json!({"httpGet": {"port": port, "path": "/a"}})).unwrap();
+        let loops = vec!["307 Again\r\nLocation: /a"; 11];
+        let cases: [(&[&str], &[&str], Result<(), String>); 4] = [
+            (
+                &[&here, "308 On\r\nLocation: e", "503 Busy"],
+                &["/a", "/b/c?d", "/b/e"],
+                Err("HTTP probe failed with statuscode: 503".into()),
+            ),
+            (&[&here, "200 OK"], &["/a", "/b/c?d"], Ok(())),
+            // Elsewhere nobody is asked; that it answers is good enough.
+            (&["302 Found\r\nLocation: http://192.0.2.1/"], &["/a"], Ok(())),
+            (
+                &loops,
+                &["/a"; 11],
+                Err(format!("Get \"http://127.0.0.1:{port}/a\": stopped after 10 redirects")),
+            ),
+        ];
+        for (answers, asked, want) in cases {
+            let serving = async {
+                let mut paths = Vec::new();
+                for answer in answers {
+                    let text = serve(listener.accept().await.unwrap().0, answer).await;
+                    paths.push(text.split(' ').nth(1).unwrap().to_owned());
+                }
+                paths
+            };
+            let place = place();
+            let (said, paths) = tokio::join!(get.ask(&place), serving);
+            assert_eq!((said, paths), (want, asked.iter().map(|p| (*p).to_owned()).collect()));
+        }
     }
 
     #[tokio::test]

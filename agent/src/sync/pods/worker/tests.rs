@@ -181,6 +181,27 @@ async fn the_next_agent_asks_no_hook_and_no_startup_probe_again() {
 }
 
 #[tokio::test]
+async fn after_a_restart_of_the_machine_all_begins_anew() {
+    let runtime = Arc::new(FakeRuntime::default());
+    let mut agent = Agent::start(&runtime, whole()).await;
+    agent.called("start i 0").await;
+    runtime.exit("u1", "i", 0, None);
+    let mut object = agent.object.clone();
+    object.0.insert("status".into(), agent.until(is_ready).await);
+    drop(agent);
+    let runtime = Arc::new(FakeRuntime::default());
+    let mut agent = Agent::start(&runtime, object).await;
+    agent.called("start i 1").await;
+    let status = agent.until(|s| s["initContainerStatuses"][0]["state"].get("running").is_some()).await;
+    assert_eq!((&status["phase"], is_ready(&status)), (&json!("Pending"), false));
+    assert_eq!(status["containerStatuses"][0]["state"]["waiting"]["reason"], "PodInitializing");
+    runtime.exit("u1", "i", 0, None);
+    agent.until(is_ready).await;
+    let calls = runtime.calls().borrow().clone();
+    assert_eq!(calls, ["start i 1", "start s 1", "exec s is-up", "start c 1", "exec c post"]);
+}
+
+#[tokio::test]
 async fn a_start_hook_that_was_cut_off_runs_again() {
     let runtime = Arc::new(FakeRuntime::default());
     runtime.hangs("post");
