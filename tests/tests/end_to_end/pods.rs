@@ -1,5 +1,11 @@
 //! What a pod is, and what a user sees of it.
 
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    time::Duration,
+};
+
 use minisvc_tests::cluster::Cluster;
 
 use super::object;
@@ -108,6 +114,60 @@ spec:
     assert_eq!(super::pod_of(&out), "shop");
     let described = cluster.sh("minisvc describe pod shop").ok();
     assert!(described.contains("Init Containers:") && described.contains("Restart Policy:"), "{described}");
+}
+
+/// One more question over a connection that stays open.
+fn ask(stream: &mut TcpStream) -> String {
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: calm\r\n\r\n").unwrap();
+    let mut reader = BufReader::new(stream);
+    let mut length = 0;
+    loop {
+        let mut line = String::new();
+        assert_ne!(reader.read_line(&mut line).unwrap(), 0, "the connection was closed");
+        let line = line.trim().to_lowercase();
+        if let Some(n) = line.strip_prefix("content-length:") {
+            length = n.trim().parse().unwrap();
+        }
+        if line.is_empty() {
+            break;
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).unwrap();
+    super::pod_of(&String::from_utf8(body).unwrap())
+}
+
+#[test]
+fn a_failed_readiness_probe_touches_nothing_that_is_under_way() {
+    let cluster = Cluster::up("calm", 1);
+    let file = cluster.home().join("calm.yaml");
+    std::fs::write(
+        &file,
+        "apiVersion: v1
+kind: Pod
+metadata: {name: calm, labels: {app: calm}}
+spec:
+  containers:
+  - name: main
+    command: [sh, -c, 'touch /tmp/well; exec minisvc echo --port 8080']
+    readinessProbe: {exec: {command: [test, -e, /tmp/well]}, periodSeconds: 1, failureThreshold: 1}
+",
+    )
+    .unwrap();
+    cluster.run(&["create", "-f", file.to_str().unwrap()]).ok();
+    cluster.sh("minisvc create service nodeport calm --tcp=80:8080 --node-port=30047").ok();
+    let mut stream = TcpStream::connect("127.0.0.1:30047").unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    assert_eq!(ask(&mut stream), "calm");
+    cluster.sh("minisvc exec calm -- rm /tmp/well").ok();
+    cluster.sh("minisvc wait --for=condition=Ready=False pod/calm --timeout=30s").ok();
+    assert_eq!(ask(&mut stream), "calm");
+    cluster.sh("minisvc exec calm -- touch /tmp/well").ok();
+    // It returns when the node has all that came before in its kernel, the way out of rotation and back.
+    cluster.sh("minisvc expose pod calm --name again --port 80 --target-port 8080").ok();
+    assert_eq!(ask(&mut stream), "calm");
+    let status = object(&cluster, "pod/calm");
+    assert_eq!(status.pointer("/status/containerStatuses/0/restartCount"), Some(&0.into()), "{status}");
 }
 
 #[test]

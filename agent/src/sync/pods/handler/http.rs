@@ -249,7 +249,9 @@ mod tests {
         let here = format!("302 Found\r\nLocation: http://127.0.0.1:{port}/b/c?d");
         let get = of_probe(json!({"httpGet": {"port": port, "path": "/a"}})).unwrap();
         let loops = vec!["307 Again\r\nLocation: /a"; 11];
-        let cases: [(&[&str], &[&str], Result<(), String>); 4] = [
+        // What is answered, what is asked, what comes of it.
+        type Case<'a> = (&'a [&'a str], &'a [&'a str], Result<(), String>);
+        let cases: [Case<'_>; 4] = [
             (
                 &[&here, "308 On\r\nLocation: e", "503 Busy"],
                 &["/a", "/b/c?d", "/b/e"],
