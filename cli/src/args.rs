@@ -198,7 +198,7 @@ mod tests {
             "minisvc wait --for=condition=Ready pod/a --timeout=10s",
             "minisvc wait pods -l app=x --for=delete",
             "minisvc version --client -o json",
-            "minisvc server --vxlan-port 4790 --node-certificate-ttl 10s",
+            "minisvc server --vxlan-port 4790 --node-certificate-ttl 10s --pod-eviction-timeout 5m",
             "minisvc server --listen 127.0.0.1:0 --tls-san a --tls-san ::1",
             "minisvc server credentials --admin --data-dir /d --server https://s:7443",
         ] {

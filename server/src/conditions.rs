@@ -3,6 +3,9 @@
 use minisvc_proto::Object;
 use serde_json::{Map, Value, json};
 
+/// The reason of a silent node's condition Ready while most nodes are silent: its pods stay where they are.
+pub const MOST_SILENT: &str = "MostNodesSilent";
+
 /// A condition's content, without its times.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {

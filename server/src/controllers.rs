@@ -24,10 +24,15 @@ mod queue;
 mod reconcile;
 pub mod replicaset;
 pub mod slices;
+pub mod taints;
 mod tokens;
 mod world;
 
-use std::{future::Future, sync::Arc, time::Instant};
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 pub use bootstrap::bootstrap;
 use minisvc_proto::{ApiError, ObjectKey};
@@ -46,24 +51,30 @@ use crate::{progress::Progress, registry::Registry};
 const AT_ONCE: usize = 64;
 
 /// Starts every controller. Each runs until `shutdown`; one that ends before answers its name, and the process should end
-/// with it. Needs a tokio runtime.
+/// with it. Pods of silent nodes are replaced `eviction_timeout` after the silence was found. Needs a tokio runtime.
 pub fn start(
     registry: Registry,
     progress: Arc<Progress>,
+    eviction_timeout: Duration,
     shutdown: CancellationToken,
 ) -> JoinSet<&'static str> {
-    start_listening(registry, progress, Listening::start(Instant::now()), shutdown)
+    start_listening(
+        registry,
+        progress,
+        Lifecycle::new(Listening::start(Instant::now()), eviction_timeout),
+        shutdown,
+    )
 }
 
 fn start_listening(
     registry: Registry,
     progress: Arc<Progress>,
-    listening: Listening,
+    lifecycle: Lifecycle,
     shutdown: CancellationToken,
 ) -> JoinSet<&'static str> {
     let (recorder, scribe) = events::recorder();
     let world = Arc::new(World::new(registry, progress, recorder));
-    let lifecycle = Arc::new(Lifecycle::new(listening));
+    let lifecycle = Arc::new(lifecycle);
     let mut tasks = JoinSet::new();
 
     {

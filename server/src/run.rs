@@ -57,6 +57,8 @@ pub struct ServerConfig {
     pub vxlan_port: u16,
     /// How long a node's certificate is good for.
     pub node_certificate_ttl: Duration,
+    /// How long after a node was found silent its pods are replaced, of those that say nothing else.
+    pub pod_eviction_timeout: Duration,
 }
 
 /// Why a server does not start, or ended. One clear line each.
@@ -138,6 +140,7 @@ pub struct Server {
     pki: Arc<Pki>,
     cluster: ClusterInfo,
     certificate_ttl: Duration,
+    pod_eviction_timeout: Duration,
     serving: Arc<Serving>,
     fixed: Fixed,
     agents: Arc<rustls::ClientConfig>,
@@ -187,6 +190,7 @@ impl Server {
             pki,
             cluster: cluster_info(&config),
             certificate_ttl: config.node_certificate_ttl,
+            pod_eviction_timeout: config.pod_eviction_timeout,
             serving,
             fixed,
             agents,
@@ -206,7 +210,12 @@ impl Server {
         let progress = Arc::new(Progress::default());
         // The end of a part ends the others with it.
         let shutdown = shutdown.child_token();
-        let mut parts = controllers::start(self.registry.clone(), progress.clone(), shutdown.clone());
+        let mut parts = controllers::start(
+            self.registry.clone(),
+            progress.clone(),
+            self.pod_eviction_timeout,
+            shutdown.clone(),
+        );
         let store_ended = self.registry.store_ended();
         let identities = Arc::new(Identities::new(self.registry.clone()));
         {

@@ -132,19 +132,20 @@ fn text<'a>(value: &'a Value, field: &str) -> &'a str {
     value.get(field).and_then(Value::as_str).unwrap_or("")
 }
 
-/// `Toleration.ToleratesTaint` of k8s.io/component-helpers: an empty key with Exists tolerates all, an empty effect every effect.
 fn is_tolerated(p: &Object, taint: &Value) -> bool {
     let mut tolerations = p.pointer("/spec/tolerations").and_then(Value::as_array).into_iter().flatten();
-    tolerations.any(|t| {
-        let effect = text(t, "effect");
-        let key = text(t, "key");
-        (effect.is_empty() || effect == text(taint, "effect"))
-            && (key == text(taint, "key") || (key.is_empty() && text(t, "operator") == "Exists"))
-            && match text(t, "operator") {
-                "" | "Equal" => text(t, "value") == text(taint, "value"),
-                operator => operator == "Exists",
-            }
-    })
+    tolerations.any(|t| tolerates(t, taint))
+}
+
+/// `Toleration.ToleratesTaint` of k8s.io/component-helpers: an empty key with Exists tolerates all, an empty effect every effect.
+pub fn tolerates(t: &Value, taint: &Value) -> bool {
+    let (effect, key) = (text(t, "effect"), text(t, "key"));
+    (effect.is_empty() || effect == text(taint, "effect"))
+        && (key == text(taint, "key") || (key.is_empty() && text(t, "operator") == "Exists"))
+        && match text(t, "operator") {
+            "" | "Equal" => text(t, "value") == text(taint, "value"),
+            operator => operator == "Exists",
+        }
 }
 
 #[cfg(test)]

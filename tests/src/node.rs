@@ -87,6 +87,7 @@ impl TestNode {
             node_port_range: (30000, 32767),
             vxlan_port: minisvc_proto::join::VXLAN_PORT,
             node_certificate_ttl: std::time::Duration::from_hours(24),
+            pod_eviction_timeout: std::time::Duration::from_secs(6),
         };
         let server = Server::open(config).await.unwrap();
         let url = format!("https://{}", server.address());

@@ -6,6 +6,8 @@
 
 #[path = "machines/attacks.rs"]
 mod attacks;
+#[path = "machines/failing.rs"]
+mod failing;
 #[path = "machines/firewalls.rs"]
 mod firewalls;
 #[path = "machines/identity.rs"]

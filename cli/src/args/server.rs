@@ -51,6 +51,9 @@ pub struct RunServer {
     /// How long a node's certificate is good for; its agent renews it when a third of that is left
     #[arg(long, env = "MINISVC_NODE_CERTIFICATE_TTL", default_value = "720h", value_parser = certificate_ttl)]
     pub node_certificate_ttl: Duration,
+    /// How long after a node is found silent (4 s) its pods are replaced elsewhere; a pod's tolerationSeconds go before
+    #[arg(long, env = "MINISVC_POD_EVICTION_TIMEOUT", default_value = "6s", value_parser = duration)]
+    pub pod_eviction_timeout: Duration,
 }
 
 /// A certificate that is good for no time is none.

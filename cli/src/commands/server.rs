@@ -51,6 +51,7 @@ fn serve(args: RunServer) -> anyhow::Result<()> {
         node_port_range: args.node_port_range,
         vxlan_port: args.vxlan_port,
         node_certificate_ttl: args.node_certificate_ttl,
+        pod_eviction_timeout: args.pod_eviction_timeout,
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;

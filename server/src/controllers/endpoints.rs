@@ -45,7 +45,7 @@ pub fn reconcile(service: &Object, pods: &[Arc<Object>], endpoints: Option<&Obje
     let mut subsets: BTreeMap<String, Subset> = BTreeMap::new();
     for p in pods.iter().filter(|p| selector.matches(&p.labels()) && !pod::is_ended(p)) {
         // The older kind knows no pods that serve while they end.
-        if pod::is_terminating(p) && !publish {
+        if pod::is_terminating(p) && (!publish || pod::is_given_up(p)) {
             continue;
         }
         let (Some(ports), Some(ip)) = (endpointslice::ports(service, p), pod::address(p, family)) else {

@@ -125,8 +125,9 @@ fn endpoint<'a>(
     address: &str,
     zone: impl Fn(&str) -> Option<&'a str>,
 ) -> Value {
-    let publish = publishes_not_ready(service);
-    let (serving, terminating) = (pod::is_ready(p), pod::is_terminating(p));
+    let lost = pod::is_given_up(p);
+    let publish = publishes_not_ready(service) && !lost;
+    let (serving, terminating) = (pod::is_ready(p) && !lost, pod::is_terminating(p));
     let mut out = json!({
         "addresses": [address],
         "conditions": {

@@ -40,6 +40,14 @@ pub fn node(pod: &Object) -> Option<&str> {
     pod.str_at("/spec/nodeName").filter(|n| !n.is_empty())
 }
 
+/// Annotation of a pod that was replaced because its node was silent. [`is_given_up`]
+pub const GIVEN_UP: &str = "minisvc.io/given-up";
+
+/// It was replaced because its node was silent. Whatever the node says of it when it is back, it serves nobody any more.
+pub fn is_given_up(pod: &Object) -> bool {
+    is_terminating(pod) && pod.annotations().contains_key(GIVEN_UP)
+}
+
 /// Its address of a family, if it is one that a slice may hold: a node that writes rubbish must not keep the endpoints of other
 /// nodes out.
 pub fn address(pod: &Object, family: Family) -> Option<&str> {

@@ -3,6 +3,7 @@
 mod cluster;
 mod load_balancer;
 mod mirroring;
+mod silence;
 
 use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 

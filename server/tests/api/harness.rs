@@ -41,6 +41,7 @@ pub fn config(dir: &TempDir) -> ServerConfig {
         node_port_range: (30000, 32767),
         vxlan_port: 8473,
         node_certificate_ttl: Duration::from_hours(30 * 24),
+        pod_eviction_timeout: Duration::from_secs(6),
     }
 }
 

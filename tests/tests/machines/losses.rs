@@ -31,7 +31,8 @@ fn a_lossy_network_slows_a_cluster_down_and_no_more() {
 fn a_node_whose_cable_is_pulled_gets_no_traffic_until_it_is_back() {
     in_room("losses::a_node_whose_cable_is_pulled_gets_no_traffic_until_it_is_back", |home| {
         let world = World::on_one_network(home, "cut", &NODES);
-        let _server = world.server(&[]);
+        // Long enough that nothing is replaced.
+        let _server = world.server(&["--pod-eviction-timeout", "1h"]);
         let _agents = join(&world, &NODES);
         hello(&world, 6);
         let pods = placed(&world);

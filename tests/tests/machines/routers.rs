@@ -156,7 +156,8 @@ fn pods_reach_each_other_across_a_router() {
 fn a_cluster_comes_up_across_a_router_that_loses_packets() {
     in_room("routers::a_cluster_comes_up_across_a_router_that_loses_packets", |home| {
         let world = World::on_two_networks(home, "lossy-router", &["node-1"], &["node-3"]);
-        let _server = world.server(&[]);
+        // Long enough that nothing is replaced.
+        let _server = world.server(&["--pod-eviction-timeout", "1h"]);
         world.lose(15);
         let _agents = join(&world, &["node-1", "node-3"]);
         hello(&world, 4);

@@ -8,7 +8,7 @@ use std::{
 use minisvc_proto::{
     Object, ObjectKey, Resource,
     path::Target,
-    report::NodeReport,
+    report::{HEARTBEAT_PERIOD, NodeReport},
     resource::{DEPLOYMENTS, ENDPOINT_SLICES, NODES, PODS, SERVICES},
 };
 use serde_json::{Value, json};
@@ -18,7 +18,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::{
     cache::Item,
     conditions::{self, Condition},
-    controllers::{bootstrap, nodes::Listening, pod, start_listening},
+    controllers::{bootstrap, lifecycle::Lifecycle, nodes::Listening, pod, start_listening},
     progress::Progress,
     registry::{DeleteOptions, Part, Registry, WriteOptions, testing},
 };
@@ -42,10 +42,16 @@ impl Cluster {
 
     /// Controllers over what is there, which have listened to the nodes for long.
     pub async fn over(registry: Registry) -> Self {
+        // None of the tests' silences lasts for so long.
+        Self::evicting_after(Duration::from_hours(1), registry).await
+    }
+
+    /// Pods of silent nodes are replaced after this time.
+    pub async fn evicting_after(eviction_timeout: Duration, registry: Registry) -> Self {
         bootstrap(&registry, "10.0.0.1:7443".parse().unwrap()).await.unwrap();
         let (progress, shutdown) = (Arc::new(Progress::default()), CancellationToken::new());
-        let listening = Listening::since(long_ago());
-        let tasks = start_listening(registry.clone(), progress.clone(), listening, shutdown.clone());
+        let lifecycle = Lifecycle::new(Listening::since_then(long_ago()), eviction_timeout);
+        let tasks = start_listening(registry.clone(), progress.clone(), lifecycle, shutdown.clone());
         Cluster { registry, progress, tasks, _end: shutdown.clone().drop_guard(), shutdown }
     }
 
@@ -187,7 +193,15 @@ impl Agent {
                 self.mind(&p).await;
             }
             self.report();
-            while let Ok(item) = watch.next().await {
+            loop {
+                let item = match tokio::time::timeout(HEARTBEAT_PERIOD, watch.next()).await {
+                    Err(_) => {
+                        self.report();
+                        continue;
+                    }
+                    Ok(Err(_)) => break,
+                    Ok(Ok(item)) => item,
+                };
                 if let Item::Event(event) = item
                     && event.key.resource == &PODS
                 {

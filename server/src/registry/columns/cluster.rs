@@ -5,7 +5,7 @@ use minisvc_proto::Object;
 use serde_json::Value;
 
 use super::{NONE, Printer, age, condition, items, number_at, or_none, text_at};
-use crate::registry::join_token;
+use crate::{conditions::MOST_SILENT, registry::join_token};
 
 pub const NAMESPACE: Printer = Printer {
     columns: &[("Name", "string", 0), ("Status", "string", 0), ("Age", "string", 0)],
@@ -50,6 +50,12 @@ fn node(o: &Object, now: Timestamp) -> Vec<Value> {
         None => "Unknown",
     }
     .to_owned();
+    let ready = items(o, "/status/conditions").find(|c| c["type"] == "Ready");
+    if ready.is_some_and(|c| c["reason"] == MOST_SILENT) {
+        // Its pods stay where they are: `describe` says why.
+        status.push(',');
+        status.push_str(MOST_SILENT);
+    }
     if o.pointer("/spec/unschedulable") == Some(&Value::Bool(true)) {
         status.push_str(",SchedulingDisabled");
     }
