@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails here")]
 #![cfg(target_os = "linux")]
 
+#[path = "machines/agent_faults.rs"]
+mod agent_faults;
 #[path = "machines/attacks.rs"]
 mod attacks;
 #[path = "machines/failing.rs"]

@@ -89,7 +89,8 @@ fn a_server_that_moved_is_found_where_agents_are_told_it_is() {
         net.run("ip", &["address", "flush", "dev", "eth0"]).unwrap();
         net.run("ip", &["address", "add", "192.0.2.99/24", "dev", "eth0"]).unwrap();
         net.run("ip", &["route", "replace", "default", "via", "192.0.2.1"]).unwrap();
-        let _server = world.server(&[]);
+        // Long enough that nothing is replaced.
+        let _server = world.server(&["--pod-eviction-timeout", "1h"]);
 
         // Who is told nothing says once that the server is gone, and goes on serving.
         let last = agents.pop().unwrap();
