@@ -5,6 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::PathBuf,
     str::FromStr,
+    time::Duration,
 };
 
 use minisvc_proto::{NodeName, join::JoinToken};
@@ -34,6 +35,8 @@ pub struct AgentConfig {
     pub host_address: HostAddress,
     /// Whether clients outside are seen by their own address on other nodes than the one that they call.
     pub external_source: ExternalSource,
+    /// How long a pod that ends waits, before its containers are told, until every node has taken it out of rotation.
+    pub withdraw_timeout: Duration,
     /// Whether the agent lets the cluster's traffic through firewalls of others itself.
     pub manage_host_firewall: bool,
 }

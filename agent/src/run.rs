@@ -314,6 +314,7 @@ pub async fn run(
         run_dir: config.run_dir.clone(),
         log_dir: config.log_dir.clone(),
         resolv_conf: config.resolv_conf.clone(),
+        withdraw_timeout: config.withdraw_timeout,
     };
     tokio::spawn(second.tell(client.clone(), node_name.clone(), shutdown.clone()));
     let directory = pods::Directory::default();

@@ -32,7 +32,7 @@ use crate::{
     names::{NodeName, Revision},
     object::Object,
     path::Target,
-    report::{NodeReport, ReportAnswer},
+    report::{NodeReport, PodWithdrawal, ReportAnswer},
     status::ApiError,
     table::Table,
     watch::{EventType, WatchEvent},
@@ -40,6 +40,8 @@ use crate::{
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
+/// What an answer may take beyond the time that it was asked to wait.
+const ANSWER: Duration = Duration::from_millis(250);
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 const TABLE_ACCEPT: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
 
@@ -175,6 +177,20 @@ impl Client {
         let path = format!("/apis/minisvc.io/v1/nodes/{node}/report");
         let request = self.http.post(self.url(&path)).json(report);
         self.decode(request.timeout(crate::report::NODE_SILENCE_LIMIT)).await
+    }
+
+    /// Answers when a pod that ends gets no new connections any more, or how that stands when the time is over.
+    pub async fn pod_withdrawal(
+        &self,
+        namespace: &str,
+        name: &str,
+        timeout: Duration,
+    ) -> Result<PodWithdrawal, ClientError> {
+        let seconds = timeout.as_secs() + u64::from(timeout.subsec_nanos() > 0);
+        let path = format!(
+            "/apis/minisvc.io/v1/namespaces/{namespace}/pods/{name}/withdrawal?timeoutSeconds={seconds}"
+        );
+        self.decode(self.http.get(self.url(&path)).timeout(timeout + ANSWER)).await
     }
 
     /// The changes of a collection after a revision. A 410 in the stream becomes an error; the stream ends with it.

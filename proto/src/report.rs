@@ -4,6 +4,7 @@
 //! every [`HEARTBEAT_PERIOD`]; the answer is a [`ReportAnswer`].
 //! `GET /apis/minisvc.io/v1/namespaces/NS/services/NAME/progress?timeoutSeconds=N` answers a [`ServiceProgress`] as soon as
 //! it is complete, or the one that stands when the time is over.
+//! `GET /apis/minisvc.io/v1/namespaces/NS/pods/NAME/withdrawal?timeoutSeconds=N` answers a [`PodWithdrawal`] in the same way.
 
 use std::time::Duration;
 
@@ -57,4 +58,14 @@ pub struct ServiceProgress {
     pub late_nodes: Vec<String>,
     /// Ready nodes in all.
     pub ready_nodes: usize,
+}
+
+/// Whether a pod that ends gets no new connections any more: every ready node's kernel knows that it ends.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodWithdrawal {
+    /// No service leads new connections to it, except one that has no other pod left.
+    pub complete: bool,
+    /// Ready nodes that have not programmed it yet; none while EndpointSlices do not say yet that it ends.
+    pub late_nodes: Vec<String>,
 }

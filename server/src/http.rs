@@ -127,6 +127,10 @@ async fn dispatch(edge: &Arc<Edge>, user: &User, request: Request) -> Result<Res
             access::check(user, &Question::Progress, |_| None)?;
             nodes::progress(edge, &namespace, &name, &query).await
         }
+        Call::Withdrawal(pod) => {
+            access::check(user, &Question::Withdrawal(&pod), |pod| edge.node_of(pod))?;
+            nodes::withdrawal(edge, &pod, &query).await
+        }
         Call::Resource(target, verb) => {
             // A new object's name is known when its body has been read.
             if verb != Verb::Create {

@@ -1,6 +1,7 @@
 //! What the nodes said last, in memory.
 
 pub mod service;
+pub mod withdrawal;
 
 use std::{
     collections::BTreeMap,

@@ -158,6 +158,7 @@ impl TestNode {
             run_dir,
             log_dir: self.home.join("log"),
             resolv_conf: "/etc/resolv.conf".into(),
+            withdraw_timeout: std::time::Duration::from_secs(5),
         };
         let links = ServiceLinks::default();
         links.complete();

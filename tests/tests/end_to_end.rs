@@ -25,6 +25,8 @@ mod newcomer;
 mod pods;
 #[path = "end_to_end/refusals.rs"]
 mod refusals;
+#[path = "end_to_end/rollouts.rs"]
+mod rollouts;
 #[path = "end_to_end/services.rs"]
 mod services;
 

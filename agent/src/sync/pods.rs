@@ -17,6 +17,7 @@ use std::{
     net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, RwLock},
+    time::Duration,
 };
 
 use ipnet::Ipv4Net;
@@ -64,6 +65,8 @@ pub struct PodsConfig {
     pub log_dir: PathBuf,
     /// The node's own resolv.conf, for pods with dnsPolicy Default.
     pub resolv_conf: PathBuf,
+    /// How long a pod that ends waits, at most, until no node leads new connections to it.
+    pub withdraw_timeout: Duration,
 }
 
 impl PodsConfig {

@@ -4,6 +4,7 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr},
     path::PathBuf,
     str::FromStr,
+    time::Duration,
 };
 
 use anyhow::bail;
@@ -17,7 +18,7 @@ use minisvc_proto::{NodeName, join::JoinToken};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use crate::notify::Manager;
+use crate::{args::values::duration, notify::Manager};
 
 /// Run this machine as a node of a cluster. The first start joins it, with --server and a token that `minisvc token create`
 /// printed; later ones need neither.
@@ -58,6 +59,9 @@ pub struct AgentArgs {
     /// keep (the client's) or masquerade (this node's)
     #[arg(long, env = "MINISVC_EXTERNAL_SOURCE", value_name = "WAY", default_value = "auto")]
     pub external_source: ExternalSource,
+    /// How long a pod that ends waits, before its containers are told, until every node has taken it out of its services
+    #[arg(long, env = "MINISVC_WITHDRAW_TIMEOUT", default_value = "5s", value_parser = duration)]
+    pub withdraw_timeout: Duration,
     /// Insert accept rules for the cluster's traffic into chains of others that drop it
     #[arg(long, env = "MINISVC_MANAGE_HOST_FIREWALL")]
     pub manage_host_firewall: bool,
@@ -110,6 +114,7 @@ pub async fn run(args: AgentArgs, stop: CancellationToken) -> anyhow::Result<()>
         resolv_conf: args.resolv_conf,
         host_address: args.host_address,
         external_source: args.external_source,
+        withdraw_timeout: args.withdraw_timeout,
         manage_host_firewall: args.manage_host_firewall,
     };
     let manager = Manager::of_this_process();

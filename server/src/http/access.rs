@@ -79,6 +79,8 @@ pub enum Question<'a> {
     Report(&'a str),
     /// Read a service's progress.
     Progress,
+    /// Read whether a pod gets no new connections any more.
+    Withdrawal(&'a ObjectKey),
     /// Run a command on a node.
     NodeExec(&'a str),
     /// Get a newer certificate for a node.
@@ -107,6 +109,7 @@ pub fn check(
             (_, None) | (Question::NodeExec(_) | Question::Backup, _) => false,
             (Question::Progress | Question::Cluster, Some(_)) => true,
             (Question::Report(name) | Question::Certificate(name), Some(me)) => *name == me,
+            (Question::Withdrawal(pod), Some(me)) => node_of(pod).is_some_and(|node| node == me),
             (Question::Resource { verb, target, on }, Some(me)) => {
                 node_may(me, *verb, target, on.as_deref(), node_of)
             }
@@ -172,6 +175,10 @@ fn refusal(user: &User, question: &Question<'_>) -> ApiError {
         Question::Backup => {
             let why = format!("User \"{name}\" cannot read everything at once");
             ApiError::forbidden(&minisvc_proto::resource::NODES, "", &why)
+        }
+        Question::Withdrawal(pod) => {
+            let why = format!("User \"{name}\" cannot ask about pods of other nodes");
+            ApiError::forbidden(&minisvc_proto::resource::PODS, &pod.name, &why)
         }
         Question::Progress | Question::Cluster => {
             let why = format!("User \"{name}\" cannot read progress or the cluster's ranges");
@@ -256,10 +263,13 @@ mod tests {
                 assert_eq!(asks(other).unwrap_err().code, 403, "{verb:?} {path}");
             }
         }
+        let pod = |name| ObjectKey::namespaced(&minisvc_proto::resource::PODS, "a", name);
         for (question, may) in [
             (Question::Report("n1"), true),
             (Question::Report("n2"), false),
             (Question::Progress, true),
+            (Question::Withdrawal(&pod("mine")), true),
+            (Question::Withdrawal(&pod("other")), false),
             (Question::NodeExec("n1"), false),
             (Question::Certificate("n1"), true),
             (Question::Certificate("n2"), false),

@@ -1,7 +1,7 @@
 //! What a request asks for, from its method, path and query alone.
 
 use http::Method;
-use minisvc_proto::{ApiError, Reason, path::Target};
+use minisvc_proto::{ApiError, ObjectKey, Reason, path::Target, resource::PODS};
 use serde_json::Value;
 
 use super::{discovery, openapi, query::Query};
@@ -24,6 +24,8 @@ pub enum Call {
         /// The service's name.
         name: String,
     },
+    /// Whether a pod gets no new connections any more.
+    Withdrawal(ObjectKey),
     /// A command on a node itself.
     NodeExec(String),
     /// A certificate for a node.
@@ -96,6 +98,9 @@ fn own_call(method: &Method, path: &str) -> Option<Result<Call, ApiError>> {
         ["namespaces", namespace, "services", name, "progress"] => {
             let (namespace, name) = ((*namespace).to_owned(), (*name).to_owned());
             (Method::GET, Call::Progress { namespace, name })
+        }
+        ["namespaces", namespace, "pods", name, "withdrawal"] => {
+            (Method::GET, Call::Withdrawal(ObjectKey::namespaced(&PODS, namespace, name)))
         }
         _ => return None,
     };

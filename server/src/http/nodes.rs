@@ -14,7 +14,7 @@ use minisvc_proto::{
 use tokio::time::{sleep, sleep_until};
 
 use super::{Edge, answer, body, query::Query};
-use crate::progress::service::judge;
+use crate::progress::{service::judge, withdrawal};
 
 /// How long a progress request waits that names no time, and at most.
 const DEFAULT_WAIT: Duration = Duration::from_secs(30);
@@ -42,18 +42,46 @@ pub async fn progress(
     name: &str,
     query: &Query,
 ) -> Result<Response, ApiError> {
+    let key = ObjectKey::namespaced(&SERVICES, namespace, name);
+    let judge = || judged(edge, &key).map(|state| (state.complete, state));
+    wait(edge, query, judge).await.map(|state| answer::json(&state))
+}
+
+/// Answers when no new connections are led to the pod any more, or with what stands when the time is over. A pod that is gone gets
+/// none.
+pub async fn withdrawal(edge: &Arc<Edge>, pod: &ObjectKey, query: &Query) -> Result<Response, ApiError> {
+    let uid = edge.registry.get(pod)?.uid().to_owned();
+    // Other pods change the same slices: what the nodes need of this one is known when it is first seen, and stays.
+    let mut needed = None;
+    let judge = || {
+        if needed.is_none() {
+            let (_, slices) = edge.registry.list(&ENDPOINT_SLICES, pod.namespace.as_deref());
+            needed = withdrawal::withdrawn_at(&uid, &slices);
+        }
+        let (_, nodes) = edge.registry.list(&NODES, None);
+        let state = withdrawal::judge(needed, &nodes, |node| edge.progress.programmed(node));
+        Ok((state.complete, state))
+    };
+    wait(edge, query, judge).await.map(|state| answer::json(&state))
+}
+
+/// Judges whenever something has changed, until it is complete or the time that the query names is over.
+async fn wait<T>(
+    edge: &Edge,
+    query: &Query,
+    mut judge: impl FnMut() -> Result<(bool, T), ApiError>,
+) -> Result<T, ApiError> {
     let wait = query.number("timeoutSeconds")?.map_or(DEFAULT_WAIT, Duration::from_secs).min(MAX_WAIT);
     let end = tokio::time::Instant::now() + wait;
-    let key = ObjectKey::namespaced(&SERVICES, namespace, name);
     let (mut reports, mut revisions) = (edge.progress.subscribe(), edge.registry.revisions());
     loop {
         // Marked as seen before they are read, so that no change slips between.
         reports.borrow_and_update();
         revisions.borrow_and_update();
         let before = Instant::now();
-        let state = judged(edge, &key)?;
-        if state.complete {
-            return Ok(answer::json(&state));
+        let (complete, state) = judge()?;
+        if complete {
+            return Ok(state);
         }
         let pause = (before.elapsed() * SHARE).min(MAX_PAUSE);
         let changed = async {
@@ -62,8 +90,8 @@ pub async fn progress(
         };
         tokio::select! {
             () = changed => {}
-            () = edge.shutdown.cancelled() => return Ok(answer::json(&state)),
-            () = sleep_until(end) => return Ok(answer::json(&judged(edge, &key)?)),
+            () = edge.shutdown.cancelled() => return Ok(state),
+            () = sleep_until(end) => return judge().map(|(_, state)| state),
         }
     }
 }

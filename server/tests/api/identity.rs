@@ -89,8 +89,7 @@ async fn a_ready_nodes_name_is_taken_and_a_silent_ones_goes_to_the_next_machine(
     let url = format!("{}/api/v1/services?watch=true&resourceVersion={revision}", api.url);
     let watch = old.http.get(url).send().await.unwrap();
     assert_eq!(watch.status().as_u16(), 200);
-    until(&api, "/api/v1/nodes/node-1", |n| n["status"]["conditions"][0]["reason"] == "NodeStatusUnknown")
-        .await;
+    until(&api, "/api/v1/nodes/node-1", |n| n["status"]["conditions"][0]["status"] == "Unknown").await;
 
     let (code, answer) = api.ask(&anonymous, "node-1", &token.bearer(), &csr(&key)).await;
     assert_eq!(code, 200, "{answer}");

@@ -61,6 +61,18 @@ pub struct Stop {
     pub delete_object: bool,
 }
 
+/// How far a pod that has to end is on its way out of rotation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Withdrawal {
+    /// Nodes are awaited.
+    Waits,
+    /// No node leads new connections to it, or that took too long.
+    Over {
+        /// Milliseconds, which are part of the grace period.
+        took: i64,
+    },
+}
+
 /// All that the decision depends on.
 #[derive(Clone, Debug)]
 pub struct Facts<'a> {
@@ -72,6 +84,8 @@ pub struct Facts<'a> {
     pub over: bool,
     /// The pod has to end.
     pub stop: Option<Stop>,
+    /// Whether new connections still come to a pod that has to end; `None` before that was asked.
+    pub withdrawal: Option<Withdrawal>,
     /// Milliseconds between SIGTERM and SIGKILL for sidecars when the pod is over.
     pub grace: i64,
     /// What there is.
@@ -124,6 +138,8 @@ pub enum Action {
         /// Which start.
         attempt: u32,
     },
+    /// Wait until no node leads new connections to the pod.
+    Withdraw,
     /// Begin a container's end, with its preStop hook.
     Stop {
         /// Which.
@@ -210,7 +226,7 @@ pub fn decide(facts: &Facts<'_>) -> Plan {
         (Some(stop), Sandbox::Absent) if stop.delete_object => Plan::act(Action::DeleteObject),
         (Some(_), Sandbox::Absent) => Plan::act(Action::Done),
         (_, Sandbox::Ended) => Plan::act(Action::Release),
-        (Some(stop), Sandbox::Alive | Sandbox::Unconnected) => end::end(facts, stop.grace),
+        (Some(stop), Sandbox::Alive | Sandbox::Unconnected) => end::leave(facts, stop),
         (None, Sandbox::Absent) if over => Plan::wait(None),
         (None, Sandbox::Alive | Sandbox::Unconnected) if over => end::end(facts, facts.grace),
         (None, Sandbox::Absent | Sandbox::Unconnected) => Plan::act(Action::Create),

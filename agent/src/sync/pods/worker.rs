@@ -3,6 +3,7 @@
 mod act;
 mod health;
 mod observe;
+mod withdraw;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,10 +20,10 @@ use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
-use self::health::Task;
+use self::{health::Task, withdraw::Left};
 use super::{
     Containers, Entry, PodNetwork, Shared,
-    decide::{Action, Facts, Health, Kind, Member, Plan, RestartPolicy, Sandbox, Stop, decide},
+    decide::{Action, Facts, Health, Kind, Member, Plan, RestartPolicy, Sandbox, Stop, Withdrawal, decide},
     handler::Report,
     status, writer,
 };
@@ -33,6 +34,7 @@ use crate::{
 
 /// The most that a pod gets to end when its object is gone already.
 const VANISHED_GRACE: i64 = 2_000;
+
 /// The task of one pod.
 pub struct Worker<R, N> {
     shared: Arc<Shared<R, N>>,
@@ -66,6 +68,8 @@ pub struct Worker<R, N> {
     /// Probes and hooks of containers that run.
     tasks: BTreeMap<String, BTreeMap<Task, AbortOnDropHandle<()>>>,
     reports: (mpsc::Sender<Report>, mpsc::Receiver<Report>),
+    withdrawal: Option<Withdrawal>,
+    left: (mpsc::Sender<Left>, mpsc::Receiver<Left>),
     not_before: BTreeMap<String, i64>,
     retry_at: Option<i64>,
     troubles: u32,
@@ -115,6 +119,8 @@ impl<R: PodRuntime, N: PodNetwork> Worker<R, N> {
             waiting: BTreeMap::new(),
             tasks: BTreeMap::new(),
             reports: mpsc::channel(16),
+            withdrawal: None,
+            left: mpsc::channel(1),
             not_before: BTreeMap::new(),
             retry_at: None,
             troubles: 0,
@@ -182,6 +188,7 @@ impl<R: PodRuntime, N: PodNetwork> Worker<R, N> {
                     self.states = None;
                 },
                 Some(report) = self.reports.1.recv() => self.hear(report),
+                Some(left) = self.left.1.recv() => self.has_left(left),
                 () = sleep => {}
             }
         }
@@ -258,6 +265,7 @@ impl<R: PodRuntime, N: PodNetwork> Worker<R, N> {
             restart: self.restart(),
             over: self.over,
             stop: self.stop(),
+            withdrawal: self.withdrawal,
             grace: self.grace(),
             sandbox: self.sandbox,
             containers: &self.containers,

@@ -1,7 +1,7 @@
-//! How containers end: preStop hook, SIGTERM, SIGKILL, within the grace period; sidecars after all others, the last one first.
+//! How a pod ends: first it leaves rotation, so that nobody comes any more when its containers hear of the end: preStop hook, SIGTERM, SIGKILL, within the grace period; sidecars after all others, the last one first.
 //! Rules from Kubernetes: pkg/kubelet/kuberuntime, `killContainer` and `newTerminationOrdering` (KEP-753).
 
-use super::{Action, Facts, Kind, Plan};
+use super::{Action, Facts, Kind, Plan, Stop, Withdrawal};
 
 /// Milliseconds that a container has after SIGTERM when its preStop hook, or those that end before it, used up the grace period:
 /// Kubernetes' one-off extension.
@@ -39,6 +39,19 @@ enum Step {
     Wait(i64),
     /// Its time is up.
     Kill,
+}
+
+/// The steps that take the pod out of rotation and end it. Without grace, or without its object, by which the others would know of
+/// it, there is nothing to wait for.
+pub fn leave(facts: &Facts<'_>, stop: Stop) -> Plan {
+    if stop.grace <= 0 || !stop.delete_object || running(facts).next().is_none() {
+        return end(facts, stop.grace);
+    }
+    match facts.withdrawal {
+        None => Plan::act(Action::Withdraw),
+        Some(Withdrawal::Waits) => Plan::wait(None),
+        Some(Withdrawal::Over { took }) => end(facts, (stop.grace - took).max(1)),
+    }
 }
 
 /// The steps that end the pod, which gives its containers this many milliseconds.

@@ -22,6 +22,7 @@ struct Case {
     members: Vec<Member>,
     restart: RestartPolicy,
     stop: Option<Stop>,
+    withdrawal: Option<Withdrawal>,
     sandbox: Sandbox,
     containers: BTreeMap<String, ContainerState>,
     earlier: BTreeSet<String>,
@@ -47,6 +48,7 @@ impl Case {
                 .collect(),
             restart: RestartPolicy::Always,
             stop: None,
+            withdrawal: Some(Withdrawal::Over { took: 0 }),
             sandbox: Sandbox::Alive,
             containers: BTreeMap::new(),
             earlier: BTreeSet::new(),
@@ -98,6 +100,7 @@ impl Case {
             restart: self.restart,
             over: false,
             stop: self.stop,
+            withdrawal: self.withdrawal,
             grace: GRACE,
             sandbox: self.sandbox,
             containers: &self.containers,
@@ -187,6 +190,30 @@ fn a_pod_ends_in_order() {
     ];
     for (case, stop, sandbox, want) in cases {
         let case = Case { stop: Some(stop), sandbox, ..case };
+        assert_eq!(case.line(), want, "{case:?}");
+    }
+}
+
+#[test]
+fn a_pod_leaves_rotation_before_it_ends() {
+    let case = |withdrawal, grace, object| Case {
+        withdrawal,
+        stop: Some(stop(grace, object)),
+        ..Case::new("main:c").started("c")
+    };
+    let over = |took| Some(Withdrawal::Over { took });
+    for (case, want) in [
+        (case(None, GRACE, true), "withdraw"),
+        (case(Some(Withdrawal::Waits), GRACE, true), ""),
+        // What it took is part of the grace period.
+        (case(over(5000), GRACE, true), "stop c"),
+        (case(over(5000), GRACE, true).ending("c", NOW, Hook::None, Some(NOW)), "; wake +25000"),
+        // Nobody can be waited for, or nobody wants to.
+        (case(None, GRACE, false), "stop c"),
+        (case(None, 0, true), "end"),
+        (case(Some(Withdrawal::Waits), 0, true), "end"),
+        (case(None, GRACE, true).ended("c", exit(0, 0)), "end"),
+    ] {
         assert_eq!(case.line(), want, "{case:?}");
     }
 }

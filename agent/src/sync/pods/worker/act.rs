@@ -62,6 +62,10 @@ impl<R: PodRuntime, N: PodNetwork> Worker<R, N> {
         match action {
             Action::Create => self.create().await,
             Action::Start { container, attempt } => self.start(container, *attempt).await,
+            Action::Withdraw => {
+                self.withdraw();
+                Ok(())
+            }
             Action::Stop { container, grace } => {
                 self.begin_end(container, *grace);
                 Ok(())

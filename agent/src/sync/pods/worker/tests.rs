@@ -75,6 +75,7 @@ impl Agent {
                 run_dir: home.path().join("run"),
                 log_dir: home.path().join("log"),
                 resolv_conf: "/dev/null".into(),
+                withdraw_timeout: Duration::ZERO,
             },
             machine: Machine {
                 node: "node-1".into(),

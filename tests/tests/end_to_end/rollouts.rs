@@ -1,0 +1,121 @@
+//! Pods come and go under load, and nobody who asks a service is refused, reset or kept waiting.
+
+use std::{process::Child, time::Duration};
+
+use minisvc_proto::{
+    Object, ObjectKey,
+    client::{Informer, InformerEvent, ListParams, PatchKind},
+    path::Target,
+    resource::DEPLOYMENTS,
+};
+use minisvc_tests::cluster::Cluster;
+use serde_json::json;
+
+use super::{client, object, pod_names};
+
+/// Requests of one call of curl, eight of them at a time.
+const BATCH: usize = 500;
+
+/// Asks a URL from a node, with a new connection for each request, until the file `stop` is there, or a request was refused, reset, not
+/// answered with 200, or took longer than a second. Nothing is asked twice.
+struct Load {
+    what: &'static str,
+    child: Child,
+}
+
+impl Load {
+    fn start(cluster: &Cluster, what: &'static str, node: &str, url: &str) -> Self {
+        let stop = cluster.home().join("stop");
+        let ask = "curl -sS -Z --parallel-max 8 --max-time 1 -H 'Connection: close' -o /dev/null -w '%{http_code}\\n'";
+        let script = format!(
+            "n=0; while ! [ -e {stop} ]; do {ask} '{url}[1-{BATCH}]' | grep -vx 200 && exit 1; n=$((n + {BATCH})); done; echo $n",
+            stop = stop.display()
+        );
+        let mut command = cluster.command(cluster.binary());
+        command.args(["node", "exec", node, "--", "sh", "-c", &script]);
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        Load { what, child: command.spawn().unwrap() }
+    }
+
+    /// How many requests were answered, which are all.
+    fn end(self) -> usize {
+        let said = self.child.wait_with_output().unwrap();
+        let (out, err) = (String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
+        assert!(said.status.success(), "{}: {out}{err}", self.what);
+        out.trim().parse().unwrap_or_else(|_| panic!("{}: {out}{err}", self.what))
+    }
+}
+
+/// Ten pods that say when they are ready, behind a nodePort service.
+fn ten_pods(cluster: &Cluster, node_port: u16) {
+    let container = json!({"name": "echo", "command": ["minisvc", "echo", "--port", "8080"],
+        "readinessProbe": {"httpGet": {"port": 8080}}});
+    let labels = json!({"app": "web"});
+    let deployment = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"},
+        "spec": {"replicas": 10, "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": {"containers": [container]}}}});
+    let file = cluster.home().join("web.json");
+    std::fs::write(&file, deployment.to_string()).unwrap();
+    cluster.sh(&format!("minisvc create -f {}", file.display())).ok();
+    cluster.sh(&format!("minisvc create service nodeport web --tcp=80:8080 --node-port={node_port}")).ok();
+    cluster.sh("minisvc wait --for=condition=Available deployment/web --timeout=60s").ok();
+    cluster.sh("minisvc wait --for=condition=Ready pod -l app=web --timeout=60s").ok();
+    cluster.sh("minisvc wait --for=condition=Programmed service/web --timeout=30s").ok();
+}
+
+/// Changes the deployment, and waits until it has what it wants and nothing else.
+fn change(cluster: &Cluster, patch: &serde_json::Value) {
+    let complete = |o: &Object| {
+        let number = |path: &str| o.pointer(path).and_then(serde_json::Value::as_i64).unwrap_or(0);
+        let wanted = number("/spec/replicas");
+        number("/status/observedGeneration") == number("/metadata/generation")
+            && ["replicas", "updatedReplicas", "availableReplicas"]
+                .iter()
+                .all(|f| number(&format!("/status/{f}")) == wanted)
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let rolled = async {
+        let target = Target::object(&ObjectKey::namespaced(&DEPLOYMENTS, "default", "web"));
+        let client = client(cluster);
+        let generation = client.patch(&target, PatchKind::Merge, patch).await.unwrap().generation();
+        let mut events =
+            Informer::spawn(client, Target::collection(&DEPLOYMENTS, Some("default")), ListParams::default());
+        loop {
+            let objects = match events.recv().await.unwrap() {
+                InformerEvent::Reset(_, objects) => objects,
+                InformerEvent::Changed(event) => vec![event.object.into()],
+            };
+            if objects.iter().any(|o| o.generation() >= generation && complete(o)) {
+                return;
+            }
+        }
+    };
+    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(120), rolled).await }).unwrap();
+}
+
+#[test]
+fn a_rollout_and_a_scale_down_fail_no_request() {
+    let cluster = Cluster::up("rollouts", 3);
+    ten_pods(&cluster, 30_071);
+    let ip = object(&cluster, "service/web")["spec"]["clusterIP"].as_str().unwrap().to_owned();
+    let loads = [
+        Load::start(&cluster, "ClusterIP from node-1", "node-1", &format!("http://{ip}/")),
+        Load::start(&cluster, "nodePort of node-3 from node-2", "node-2", "http://192.168.77.13:30071/"),
+    ];
+    let old = pod_names(&cluster);
+    let container = json!({"name": "echo", "command": ["minisvc", "echo", "--port", "8080"],
+        "readinessProbe": {"httpGet": {"port": 8080}}, "env": [{"name": "VERSION", "value": "2"}]});
+    change(&cluster, &json!({"spec": {"template": {"spec": {"containers": [container]}}}}));
+    cluster.sh(&format!("minisvc wait --for=delete pod {} --timeout=60s", old.join(" "))).ok();
+    change(&cluster, &json!({"spec": {"replicas": 2}}));
+    change(&cluster, &json!({"spec": {"replicas": 6}}));
+    let [first, ..] = &pod_names(&cluster)[..] else { panic!("no pods") };
+    cluster.sh(&format!("minisvc delete pod {first} --timeout=60s")).ok();
+    std::fs::write(cluster.home().join("stop"), "").unwrap();
+    let asked = loads.map(Load::end);
+    assert!(asked.iter().all(|n| *n >= 2 * BATCH), "{asked:?}");
+    println!("requests without a failure: {asked:?}");
+    // The wait was for the nodes, not for its end.
+    let events = cluster.sh("minisvc get events").ok();
+    assert!(!events.contains("WithdrawalTimeout"), "{events}");
+}
