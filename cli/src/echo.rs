@@ -29,6 +29,9 @@ const METHODS: [&[u8]; 7] = [b"GET ", b"HEAD ", b"POST ", b"PUT ", b"PATCH ", b"
 const FIRST_WORD: Duration = Duration::from_secs(10);
 /// The same once the end is asked for: who connected just before it gets its answer still.
 const LAST_WORD: Duration = Duration::from_millis(500);
+/// How long a connection that was used before stays open for its next request once the end is asked for: to close it at once could cross
+/// a request on its way.
+const NEXT_WORD: Duration = Duration::from_secs(10);
 /// The longest delay that a request may ask for.
 const LONGEST_DELAY: Duration = Duration::from_mins(1);
 
@@ -120,13 +123,11 @@ async fn connection(mut stream: TcpStream, peer: SocketAddr, me: Arc<Me>, stop: 
     }
 }
 
-/// One connection, with as many requests as the client likes; after the token's end the one in flight, then no more.
+/// One connection, with as many requests as the client likes; after the token's end the one in flight, or the next.
 async fn http(stream: TcpStream, peer: SocketAddr, me: Arc<Me>, stop: CancellationToken) {
     let local = stream.local_addr().map(|a| a.ip().to_canonical());
-    let began = CancellationToken::new();
-    let (begin, ends) = (began.clone(), stop.clone());
+    let ends = stop.clone();
     let service = service_fn(move |request: Request<Incoming>| {
-        begin.cancel();
         let (me, local, ends) = (me.clone(), local.as_ref().ok().copied(), ends.clone());
         async move {
             if let Some(delay) = delay(&request) {
@@ -145,11 +146,10 @@ async fn http(stream: TcpStream, peer: SocketAddr, me: Arc<Me>, stop: Cancellati
     tokio::select! {
         _ = connection.as_mut() => {}
         () = stop.cancelled() => {
-            // A connection that is told to end before its first request is read would close without an answer.
+            // The next answer closes it.
             tokio::select! {
                 _ = connection.as_mut() => return,
-                () = began.cancelled() => {}
-                () = tokio::time::sleep(LAST_WORD) => {}
+                () = tokio::time::sleep(NEXT_WORD) => {}
             }
             connection.as_mut().graceful_shutdown();
             let _ = connection.await;

@@ -76,7 +76,7 @@ async fn raw_tcp_and_udp_answer_on_the_same_port_and_ipv6_too() {
 }
 
 #[tokio::test]
-async fn the_end_answers_what_is_in_flight_and_closes_what_is_idle() {
+async fn the_end_answers_what_is_in_flight_and_one_request_more_of_each_connection() {
     let Running { port, stop, task } = start();
     let mut idle = connect(port).await;
     answer_of(&mut idle, "/").await;
@@ -90,6 +90,9 @@ async fn the_end_answers_what_is_in_flight_and_closes_what_is_idle() {
     let mut text = String::new();
     busy.read_to_string(&mut text).await.unwrap();
     assert!(text.starts_with("HTTP/1.1 200") && text.to_lowercase().contains("connection: close"), "{text}");
+    // Its client did not know of the end.
+    let text = answer_of(&mut idle, "/").await;
+    assert!(text.to_lowercase().contains("connection: close"), "{text}");
     assert_eq!(idle.read(&mut buffer).await.unwrap(), 0);
     assert_eq!(raw.read(&mut buffer).await.unwrap(), 0);
     task.await.unwrap();

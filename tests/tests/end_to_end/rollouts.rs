@@ -90,7 +90,7 @@ fn change(cluster: &Cluster, patch: &serde_json::Value) {
             }
         }
     };
-    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(120), rolled).await }).unwrap();
+    runtime.block_on(async { tokio::time::timeout(Duration::from_mins(2), rolled).await }).unwrap();
 }
 
 #[test]

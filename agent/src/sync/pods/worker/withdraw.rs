@@ -63,7 +63,7 @@ async fn out_of_rotation(client: &Client, namespace: &str, name: &str, most: Dur
         match client.pod_withdrawal(namespace, name, left).await {
             Ok(state) if state.complete => return None,
             Ok(state) if state.late_nodes.is_empty() => {
-                why = "its EndpointSlices do not show its end yet".to_owned();
+                why = String::from("its EndpointSlices do not show its end yet");
             }
             Ok(state) => why = format!("not programmed by {}", state.late_nodes.join(", ")),
             // Then nobody leads anything to it.
