@@ -27,10 +27,8 @@ use crate::{args::Echo, output};
 const METHODS: [&[u8]; 7] = [b"GET ", b"HEAD ", b"POST ", b"PUT ", b"PATCH ", b"DELETE ", b"OPTIONS "];
 /// How long a client may be silent before it is taken for none that speaks HTTP.
 const FIRST_WORD: Duration = Duration::from_secs(10);
-/// The same once the end is asked for: who connected just before it gets its answer still.
-const LAST_WORD: Duration = Duration::from_millis(500);
-/// How long a connection that was used before stays open for its next request once the end is asked for: to close it at once could cross
-/// a request on its way.
+/// How long a connection stays open for its first or next request once the end is asked for: to close it at once could cross a request
+/// on its way.
 const NEXT_WORD: Duration = Duration::from_secs(10);
 /// The longest delay that a request may ask for.
 const LONGEST_DELAY: Duration = Duration::from_mins(1);
@@ -90,7 +88,16 @@ async fn serve(tcp: TcpListener, udp: UdpSocket, me: Arc<Me>, stop: Cancellation
             () = stop.cancelled() => break,
         }
     }
-    drop((tcp, udp));
+    drop(udp);
+    // Who connected before the end is in the queue, though the runtime may not have heard of it.
+    if let Ok(queue) = tcp.into_std() {
+        while let Ok((stream, peer)) = queue.accept() {
+            let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) else {
+                continue;
+            };
+            tasks.spawn(connection(stream, peer, me.clone(), stop.clone()));
+        }
+    }
     tasks.close();
     tasks.wait().await;
 }
@@ -99,7 +106,7 @@ async fn connection(mut stream: TcpStream, peer: SocketAddr, me: Arc<Me>, stop: 
     let mut first = [0; 8];
     let ended = async {
         stop.cancelled().await;
-        tokio::time::sleep(LAST_WORD).await;
+        tokio::time::sleep(NEXT_WORD).await;
     };
     let seen = tokio::select! {
         seen = tokio::time::timeout(FIRST_WORD, stream.peek(&mut first)) => seen,
