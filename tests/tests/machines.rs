@@ -20,6 +20,8 @@ mod joining;
 mod load_balancers;
 #[path = "machines/losses.rs"]
 mod losses;
+#[path = "machines/nearness.rs"]
+mod nearness;
 #[path = "machines/outside.rs"]
 mod outside;
 #[path = "machines/routers.rs"]
