@@ -49,6 +49,9 @@ fn elements(ip: IpAddr, pod: IpAddr, ranges: [&str; 2]) -> anyhow::Result<Elemen
         (Key::Endpoint(local, 7), Value::Pod(pod, 8080)),
         (Key::Choice(local, 0), Value::Number(7)),
         (Key::Guarded(ip, Proto::Tcp, 80), Value::Present),
+        (Key::Guarded(ip, Proto::Sctp, 80), Value::Present),
+        (Key::NodePort(Proto::Sctp, 30_080), port(id, 1)),
+        (Key::OutsideNodePort(Proto::Sctp, 30_080), Value::Drop),
         (Key::OutsideService(ip, Proto::Tcp, 80), Value::Drop),
         (Key::OutsideNodePort(Proto::Udp, 30_080), Value::Port { id: local, slots: 1, affinity: Some(60) }),
         (Key::NodePort(Proto::Udp, 30_080), port(id, 1)),
@@ -161,6 +164,10 @@ fn both_tables_are_written_shown_adopted_mended_and_removed_together() -> anyhow
         };
         for (family, kind, name, shown) in [
             ("ip", "map", "svc", "192.0.2.10 . sctp . 80 : 0x00001001"),
+            ("ip", "map", "np", "sctp . 30080 : 0x00001001"),
+            ("ip", "map", "np_outside", "sctp . 30080 : 0x0000007f"),
+            ("ip", "set", "guarded", "192.0.2.10 . sctp . 80"),
+            ("ip6", "map", "np", "sctp . 30080 : 0x00001001"),
             ("ip", "map", "svc_outside", "192.0.2.10 . tcp . 80 : 0x0000007f"),
             ("ip", "map", "np_outside", "udp . 30080 : 0x00002080"),
             ("ip", "set", "guarded", "192.0.2.10 . tcp . 80"),

@@ -304,3 +304,35 @@ async fn a_service_gains_and_loses_its_second_family() {
     );
     api.end().await;
 }
+
+#[tokio::test]
+async fn sctp_is_a_protocol_like_the_others() {
+    let api = start().await;
+    let plain = api.plain(true);
+    let ports = json!([{"port": 36412, "protocol": "SCTP", "name": "a"}, {"port": 36412, "name": "b"},
+        {"port": 36413, "protocol": "SCTP", "name": "c", "targetPort": "sig"}]);
+    let (code, made) = post(&plain, "sig", json!({"type": "NodePort", "ports": ports})).await;
+    assert_eq!(code, 201, "{made}");
+    let [a, b, c] = [0, 1, 2].map(|n| &made["spec"]["ports"][n]);
+    assert_eq!((&a["protocol"], &a["targetPort"]), (&json!("SCTP"), &json!(36412)));
+    assert!(a["nodePort"] == b["nodePort"] && a["nodePort"] != c["nodePort"], "{made}");
+    assert_eq!(get(&plain, "sig").await.pointer("/spec/ports"), Some(&made["spec"]["ports"]));
+
+    // Numbers are of services, not of protocols: TCP of another service is refused, too.
+    let (code, refused) =
+        post(&plain, "other", json!({"type": "NodePort", "ports": [{"port": 1, "nodePort": c["nodePort"]}]}))
+            .await;
+    assert_eq!((code, cause(&refused).1.as_str()), (422, "spec.ports[0].nodePort"));
+    let twice = json!({"ports": [{"port": 1, "protocol": "SCTP", "name": "a"}, {"port": 1, "protocol": "SCTP", "name": "b"}]});
+    let (code, refused) = post(&plain, "twice", twice).await;
+    assert_eq!(
+        (code, cause(&refused).2.as_str()),
+        (422, "Duplicate value: {\"port\":1,\"protocol\":\"SCTP\"}")
+    );
+    let slice = json!({"metadata": {"name": "sig-1", "labels": {"kubernetes.io/service-name": "sig"}}, "addressType": "IPv4",
+        "endpoints": [{"addresses": ["192.0.2.7"]}], "ports": [{"name": "a", "port": 36412, "protocol": "SCTP"}]});
+    let path = "/apis/discovery.k8s.io/v1/namespaces/test/endpointslices";
+    let (code, made) = plain.answer(Method::POST, path, JSON, slice.to_string()).await;
+    assert_eq!((code, &made["ports"][0]["protocol"]), (201, &json!("SCTP")), "{made}");
+    api.end().await;
+}

@@ -116,6 +116,20 @@ fn cluster_ip() {
 }
 
 #[test]
+fn sctp() {
+    let ports = json!([{"name": "sig", "port": 36412, "nodePort": 30412, "protocol": "SCTP"},
+        {"name": "sig-tcp", "port": 36412, "nodePort": 30412}]);
+    let both = json!({"type": "NodePort", "clusterIPs": ["10.96.0.1", "fd69:6d69:6e69:ffff::1"],
+        "ipFamilies": ["IPv4", "IPv6"], "ports": ports});
+    check("sctp", both, NONE, &[1, 2]);
+    let everything = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "sessionAffinity": "ClientIP",
+        "loadBalancerSourceRanges": ["198.51.100.0/24"], "externalIPs": ["203.0.113.7"],
+        "ports": [{"port": 36412, "nodePort": 30412, "protocol": "SCTP"}]});
+    let ingress = json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.11"}]}});
+    check("sctp_everywhere", everything, ingress, &[1, 2]);
+}
+
+#[test]
 fn without_rules() {
     check("headless", json!({"clusterIP": "None"}), NONE, &[1, 2]);
     check("external_name", json!({"type": "ExternalName", "externalName": "example.com"}), NONE, &[]);

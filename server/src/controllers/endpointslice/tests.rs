@@ -120,6 +120,20 @@ fn pods_that_ended_or_lack_the_port_are_left_out_and_other_numbers_stand_apart()
 }
 
 #[test]
+fn a_named_port_is_of_the_service_s_protocol() {
+    let mut pod = web_pod("a", true, 80);
+    let ports =
+        json!([{"name": "sig", "containerPort": 1}, {"name": "sig", "containerPort": 2, "protocol": "SCTP"}]);
+    pod.spec_mut().insert("containers".into(), json!([{"name": "c", "ports": ports}]));
+    for (protocol, number) in [("TCP", 1), ("SCTP", 2)] {
+        let port = json!({"port": 36412, "protocol": protocol, "targetPort": "sig"});
+        let service = service(json!({"selector": {"app": "web"}, "ports": [port]}));
+        let slices = converge(&service, std::slice::from_ref(&pod), &[]);
+        assert_eq!(slices[0].0["ports"], json!([{"name": "", "port": number, "protocol": protocol}]));
+    }
+}
+
+#[test]
 fn what_follows_a_selector_goes_with_it_and_hand_made_slices_stay() {
     let mut hand_made = Object::new(&minisvc_proto::resource::ENDPOINT_SLICES, Some("default"), "web-mine");
     hand_made.metadata_mut().insert("labels".into(), json!({SERVICE_NAME: "web"}));

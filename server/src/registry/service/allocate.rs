@@ -62,7 +62,7 @@ pub fn already_taken(service: &Object, reservation: &str) -> Cause {
 }
 
 /// Gives a valid service the addresses and node ports that it needs and does not name. `taken` knows the reservations of
-/// others; `random` is a fresh number. TCP and UDP entries with one port number share one nodePort (KEP-3668).
+/// others; `random` is a fresh number. Entries with one port number and different protocols share one nodePort (KEP-3668).
 pub fn allocate(
     service: &mut Object,
     ranges: &Ranges,

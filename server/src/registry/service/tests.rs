@@ -105,10 +105,10 @@ fn what_is_left_out_is_filled_as_kubernetes_fills_it() {
 }
 
 #[test]
-fn tcp_and_udp_of_one_port_share_a_node_port_and_named_values_are_kept() {
+fn protocols_of_one_port_share_a_node_port_and_named_values_are_kept() {
     let dns = created(json!({"type": "NodePort", "ports": [
         {"port": 53, "protocol": "UDP", "name": "u"}, {"port": 53, "protocol": "TCP", "name": "t"},
-        {"port": 80, "name": "w", "nodePort": 30086}]}));
+        {"port": 53, "protocol": "SCTP", "name": "s"}, {"port": 80, "name": "w", "nodePort": 30086}]}));
     assert_eq!(
         held(&dns).iter().map(String::as_str).collect::<Vec<_>>(),
         ["/reserved/clusterips/10.96.1.1", "/reserved/nodeports/30086", "/reserved/nodeports/30087"]
