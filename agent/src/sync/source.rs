@@ -1,6 +1,8 @@
 //! Clients' own addresses on other nodes: who answers through whom, which nodes are asked whether it works, and the Node's condition
 //! that says it. See [`crate::source`].
 
+mod told;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
@@ -19,7 +21,7 @@ use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    condition::tell,
+    condition::tell_with,
     events::{Recorder, Severity},
 };
 use crate::{
@@ -34,11 +36,8 @@ use crate::{
     },
 };
 
-/// The condition's type.
-pub const CONDITION: &str = "ExternalSourceKept";
+use self::told::{FIELD, Told};
 
-/// Names of nodes in a message.
-const MOST_NAMES: usize = 16;
 /// The rules and the server are told again after a failure, and the node's own link is looked at.
 const AGAIN: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_secs(10);
@@ -95,7 +94,7 @@ pub async fn run(
             Keeper { config, dataplane, probes: Probes::default(), entries: None, warned: false, kept: None };
         let mut answering = JoinSet::new();
         let mut asked: JoinSet<(Question, Result<(), Failure>)> = JoinSet::new();
-        let mut said: Option<Value> = None;
+        let mut said: Option<Told> = None;
         loop {
             let known = world.borrow_and_update().clone();
             if answering.is_empty() && keeper.dataplane.returns() == Returns::Yes {
@@ -122,11 +121,17 @@ pub async fn run(
                 again = true;
             }
             if keeper.kept.is_some() {
-                let condition = keeper.condition(&known.peers);
-                if said.as_ref() != Some(&condition) {
-                    event(&recorder, &keeper.config.node, said.as_ref(), &condition);
-                    tell(&client, &keeper.config.node, &condition).await;
-                    said = Some(condition);
+                let told = keeper.told(&known.peers);
+                if said.as_ref() != Some(&told) {
+                    event(
+                        &recorder,
+                        &keeper.config.node,
+                        said.as_ref().map(|t| &t.condition),
+                        &told.condition,
+                    );
+                    let fields = [(FIELD, &told.nodes)];
+                    tell_with(&client, &keeper.config.node, &told.condition, &fields).await;
+                    said = Some(told);
                 }
             }
             // With no room, an answer or its absence makes some.
@@ -208,7 +213,7 @@ impl Keeper {
         Ok(())
     }
 
-    fn condition(&self, peers: &BTreeMap<String, Peer>) -> Value {
+    fn told(&self, peers: &BTreeMap<String, Peer>) -> Told {
         let kept = self.kept.clone().unwrap_or_default();
         let failing = self.probes.failing();
         let others = peers.keys().filter(|name| !kept.contains(*name));
@@ -221,39 +226,8 @@ impl Keeper {
                 (name.as_str(), why)
             })
             .collect();
-        describe(self.config.mode, &kept.iter().map(String::as_str).collect(), &others)
+        told::of(self.config.mode, &kept.iter().map(String::as_str).collect(), &others)
     }
-}
-
-/// The condition for nodes whose pods see clients' addresses, and the others with the reasons. Pure.
-fn describe(mode: ExternalSource, kept: &BTreeSet<&str>, others: &BTreeMap<&str, String>) -> Value {
-    let list = |names: &[&str]| {
-        let more = names.len().saturating_sub(MOST_NAMES);
-        let shown = names[..names.len() - more].join(", ");
-        if more > 0 { format!("{shown} and {more} more") } else { shown }
-    };
-    let (status, reason) = match mode {
-        _ if others.is_empty() && kept.is_empty() => ("True", "NoOtherNodes"),
-        ExternalSource::Masquerade => ("False", "Masquerade"),
-        _ if others.is_empty() => ("True", "Kept"),
-        _ => ("False", "MasqueradedTowardsSome"),
-    };
-    let mut parts = Vec::new();
-    if !kept.is_empty() {
-        let names: Vec<&str> = kept.iter().copied().collect();
-        parts.push(format!("Clients that call this node are seen by their own address on {}", list(&names)));
-    }
-    let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for (name, why) in others {
-        by_reason.entry(why).or_default().push(name);
-    }
-    for (why, names) in by_reason {
-        parts.push(format!("Pods on {} see this node instead: {why}", list(&names)));
-    }
-    if parts.is_empty() {
-        parts.push("There is no other node".to_owned());
-    }
-    json!({"type": CONDITION, "status": status, "reason": reason, "message": parts.join(". ")})
 }
 
 fn event(recorder: &Recorder, node: &NodeName, before: Option<&Value>, now: &Value) {
@@ -304,28 +278,5 @@ mod tests {
             assert_eq!(node(wrong), None, "{wrong}");
         }
         assert_eq!(link_address(&Object::new(&NODES, None, "a")), None);
-    }
-
-    #[test]
-    fn the_condition_names_nodes_and_reasons() {
-        let told = |mode, kept: &[&str], others: &[(&str, Failure)]| {
-            let others = others.iter().map(|(name, why)| (*name, why.to_string())).collect();
-            let c = describe(mode, &kept.iter().copied().collect(), &others);
-            let text = |field: &str| c[field].as_str().unwrap().to_owned();
-            (text("status"), text("reason"), text("message"))
-        };
-        let (auto, silent) = (ExternalSource::Auto, Failure::Silent);
-        assert_eq!(told(auto, &[], &[]).0, "True");
-        let (status, reason, message) = told(auto, &["b", "c"], &[]);
-        assert_eq!((status.as_str(), reason.as_str()), ("True", "Kept"));
-        assert!(message.ends_with("on b, c"), "{message}");
-        let (status, reason, message) = told(auto, &["b"], &[("c", silent), ("d", silent)]);
-        assert_eq!((status.as_str(), reason.as_str()), ("False", "MasqueradedTowardsSome"));
-        assert!(message.contains("on b. Pods on c, d see this node instead: a datagram"), "{message}");
-        assert_eq!(told(ExternalSource::Masquerade, &[], &[("c", silent)]).1, "Masquerade");
-        let names: Vec<String> = (0..1000).map(|n| format!("node-{n:04}")).collect();
-        let many: Vec<&str> = names.iter().map(String::as_str).collect();
-        let message = told(auto, &many, &[]).2;
-        assert!(message.contains("and 984 more") && message.len() < 400, "{message}");
     }
 }

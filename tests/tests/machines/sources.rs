@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use minisvc_tests::machines::{World, in_room};
+use serde_json::{Value, json};
 
 use super::{asking, hello, join, placed, text, until};
 
@@ -14,6 +15,11 @@ fn kept(world: &World, node: &str) -> (String, String) {
     let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
     let one = conditions.into_iter().find(|c| c["type"] == "ExternalSourceKept").unwrap_or_default();
     (one["status"].as_str().unwrap_or("").to_owned(), one["message"].as_str().unwrap_or("").to_owned())
+}
+
+/// By what pods of the other nodes see of them.
+fn sources(world: &World, node: &str) -> Value {
+    world.object(&format!("node/{node}"))["status"]["externalSources"].clone()
 }
 
 /// The clients' addresses that pods see of who calls a node from outside, by the pods' nodes.
@@ -48,6 +54,7 @@ fn clients_are_seen_by_their_own_address_wherever_it_is_known_to_work() {
         }
         let described = world.sh("minisvc describe node node-1").ok();
         assert!(described.contains("ExternalSourceKept"), "{described}");
+        assert_eq!(sources(&world, "node-1"), json!({"kept": ["node-2", "node-3"], "masqueraded": []}));
         let client = *views(&world, "node-1").values().next().unwrap();
         for entry in NODES {
             let seen = views(&world, entry);
@@ -66,11 +73,19 @@ fn clients_are_seen_by_their_own_address_wherever_it_is_known_to_work() {
             let (status, message) = kept(&world, "node-1");
             status == "False" && message.contains("Pods on node-2 see this node instead")
         });
+        assert_eq!(sources(&world, "node-1"), json!({"kept": ["node-3"], "masqueraded": ["node-2"]}));
+        let described = world.sh("minisvc describe node node-1").ok();
+        let row = |node: &str| {
+            described.lines().find(|l| l.trim_start().starts_with(node) && l.contains("network")).unwrap()
+        };
+        assert!(row("node-2").ends_with("this node (masqueraded)"), "{described}");
+        let wide = world.sh("minisvc get node node-1 -o wide").ok();
+        assert!(wide.contains("EXTERNAL-SOURCE") && wide.contains("1 kept, 1 masqueraded"), "{wide}");
         let through = world.machine("node-1").ip();
         let seen = views(&world, "node-1");
         assert_eq!(seen["node-2"], IpAddr::from(through));
         assert_eq!((seen["node-1"], seen["node-3"]), (client, client));
-        let events = text(&serde_json::Value::from(world.sh("minisvc get events").ok()));
+        let events = text(&Value::from(world.sh("minisvc get events").ok()));
         assert!(events.contains("ExternalSourceMasqueraded"), "{events}");
         // And back.
         world.machine("node-2").net().run("nft", &["delete", "table", "ip", "port_security"]).unwrap();

@@ -76,17 +76,27 @@ pub fn describe(page: &mut Page, node: &Object, related: &Related, now: Timestam
     }
 }
 
-/// Which way leads from this node to each of the others. Of many nodes the agent tells some names, and how many there are.
+/// Which way leads from this node to each of the others, and what pods there see of clients outside that call this node. Of many
+/// nodes the agent tells some names, and how many there are.
 fn peers(page: &mut Page, node: &Object) {
+    let names = |at: &str| -> Vec<&str> {
+        let names = node.pointer(at).and_then(Value::as_array);
+        names.into_iter().flatten().filter_map(Value::as_str).collect()
+    };
+    let [kept, hidden] = ["kept", "masqueraded"].map(|how| names(&format!("/status/externalSources/{how}")));
+    let seen = |name: &str| match name {
+        name if kept.contains(&name) => "their own address",
+        name if hidden.contains(&name) => "this node (masqueraded)",
+        _ => "<unknown>",
+    };
     let told = |way: &str, what: &str| {
-        let names = node.pointer(&format!("/status/peers/{way}")).and_then(Value::as_array);
-        let names: Vec<&str> = names.into_iter().flatten().filter_map(Value::as_str).collect();
+        let names = names(&format!("/status/peers/{way}"));
         let counted = node.pointer(&format!("/status/peers/counts/{way}")).and_then(Value::as_u64);
         let unnamed = counted.unwrap_or(0).saturating_sub(names.len() as u64);
-        let mut rows: Vec<Vec<String>> =
-            names.into_iter().map(|name| vec![name.to_owned(), what.to_owned()]).collect();
+        let row = |name: &str, seen: &str| vec![name.to_owned(), what.to_owned(), seen.to_owned()];
+        let mut rows: Vec<Vec<String>> = names.iter().map(|name| row(name, seen(name))).collect();
         if unnamed > 0 {
-            rows.push(vec![format!("and {unnamed} more"), what.to_owned()]);
+            rows.push(row(&format!("and {unnamed} more"), ""));
         }
         rows
     };
@@ -98,6 +108,6 @@ fn peers(page: &mut Page, node: &Object) {
     .concat();
     if !rows.is_empty() {
         page.heading("Peers");
-        page.underlined_table(2, &["Node", "Way to its pods"], &rows);
+        page.underlined_table(2, &["Node", "Way to its pods", "Clients outside are seen as"], &rows);
     }
 }

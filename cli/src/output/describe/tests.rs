@@ -239,7 +239,8 @@ fn a_node() {
             "conditions": [{"type": "Ready", "status": "True", "reason": "AgentReady", "message": "The agent is ready",
                 "lastTransitionTime": "2026-11-25T07:00:01Z"}],
             "nodeInfo": {"kernelVersion": "6.1", "machineID": ""},
-            "peers": {"direct": ["node-2", "node-3"], "vxlan": ["node-4"], "counts": {"vxlan": 900}}}});
+            "peers": {"direct": ["node-2", "node-3"], "vxlan": ["node-4"], "counts": {"vxlan": 900}},
+            "externalSources": {"kept": ["node-2"], "masqueraded": ["node-3"], "counts": {"kept": 900, "masqueraded": 1}}}});
     let mut ended = pod();
     ended["status"]["phase"] = "Failed".into();
     let related = Related { pods: vec![object(pod()), object(ended)], ..Related::default() };

@@ -27,20 +27,20 @@ pub const NODE: Printer = Printer {
         ("Kernel-Version", "string", 1),
         ("Container-Runtime", "string", 1),
         ("Peers", "string", 1),
+        ("External-Source", "string", 1),
     ],
     cells: node,
 };
 
-/// How a node reaches the others, as its agent says: so many by each way.
-fn peers(node: &Object) -> Value {
-    let ways = ["direct", "vxlan", "unreachable"];
-    let count = |way: &str| {
+/// How a node reaches the others, or what their pods see of its clients, as its agent says: so many of each kind.
+fn counts(node: &Object, field: &str, kinds: &[&str]) -> Value {
+    let count = |kind: &str| {
         // Not all names are told of many.
-        let counted = node.pointer(&format!("/status/peers/counts/{way}")).and_then(Value::as_u64);
-        counted.unwrap_or_else(|| items(node, &format!("/status/peers/{way}")).count() as u64)
+        let counted = node.pointer(&format!("/status/{field}/counts/{kind}")).and_then(Value::as_u64);
+        counted.unwrap_or_else(|| items(node, &format!("/status/{field}/{kind}")).count() as u64)
     };
-    let told = ways.map(|way| (way, count(way))).into_iter().filter(|(_, n)| *n > 0);
-    or_none(told.map(|(way, n)| format!("{n} {way}")).collect::<Vec<_>>().join(", "))
+    let told = kinds.iter().map(|kind| (kind, count(kind))).filter(|(_, n)| *n > 0);
+    or_none(told.map(|(kind, n)| format!("{n} {kind}")).collect::<Vec<_>>().join(", "))
 }
 
 fn node(o: &Object, now: Timestamp) -> Vec<Value> {
@@ -85,7 +85,8 @@ fn node(o: &Object, now: Timestamp) -> Vec<Value> {
         unknown("/status/nodeInfo/osImage"),
         unknown("/status/nodeInfo/kernelVersion"),
         unknown("/status/nodeInfo/containerRuntimeVersion"),
-        peers(o),
+        counts(o, "peers", &["direct", "vxlan", "unreachable"]),
+        counts(o, "externalSources", &["kept", "masqueraded"]),
     ]
 }
 

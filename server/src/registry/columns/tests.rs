@@ -166,13 +166,14 @@ fn what_belongs_to_the_cluster_and_what_runs_in_it() {
         json!({"apiVersion": "v1", "kind": "Node", "metadata": meta("node-1"), "status": {"conditions": ready,
             "addresses": [{"type": "Hostname", "address": "node-1"}, {"type": "InternalIP", "address": "172.31.0.11"}],
             "nodeInfo": {"kubeletVersion": "v0.1.0", "osImage": "Debian", "kernelVersion": "6.1", "containerRuntimeVersion": "minisvc://0.1.0"},
-            "peers": {"direct": ["node-2", "node-3"], "vxlan": ["node-4"], "counts": {"vxlan": 900}}}}),
+            "peers": {"direct": ["node-2", "node-3"], "vxlan": ["node-4"], "counts": {"vxlan": 900}},
+            "externalSources": {"kept": ["node-2", "node-4"], "masqueraded": ["node-3"], "counts": {"kept": 901, "masqueraded": 1}}}}),
         json!({"apiVersion": "v1", "kind": "Node", "spec": {"unschedulable": true}, "metadata": {"name": "node-2",
             "labels": {"node-role.kubernetes.io/edge": ""}}, "status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}}),
     ]), @"
-    Name | Status | Roles | Age | Version | Internal-IP | External-IP | OS-Image | Kernel-Version | Container-Runtime | Peers
-    node-1 | Ready | <none> | 5m | v0.1.0 | 172.31.0.11 | <none> | Debian | 6.1 | minisvc://0.1.0 | 2 direct, 900 vxlan
-    node-2 | NotReady,SchedulingDisabled | edge | <unknown> |  | <none> | <none> | <unknown> | <unknown> | <unknown> | <none>
+    Name | Status | Roles | Age | Version | Internal-IP | External-IP | OS-Image | Kernel-Version | Container-Runtime | Peers | External-Source
+    node-1 | Ready | <none> | 5m | v0.1.0 | 172.31.0.11 | <none> | Debian | 6.1 | minisvc://0.1.0 | 2 direct, 900 vxlan | 901 kept, 1 masqueraded
+    node-2 | NotReady,SchedulingDisabled | edge | <unknown> |  | <none> | <none> | <unknown> | <unknown> | <unknown> | <none> | <none>
     ");
     insta::assert_snapshot!(show(&[
         json!({"apiVersion": "v1", "kind": "Namespace", "metadata": meta("a"), "status": {"phase": "Terminating"}}),
