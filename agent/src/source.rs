@@ -83,7 +83,7 @@ impl Peer {
             Way::Uplink => self.mac?,
             Way::Tunnel => crate::net::tunnel_mac(self.ip),
         };
-        Some(Entry { number: number(all, self.pod_cidr)?, mac, way })
+        Some(Entry { number: number(all, self.pod_cidr)?, mac, way, ip: self.ip, pod_cidr: self.pod_cidr })
     }
 
     /// As a node whose pods may see sources.
@@ -101,6 +101,10 @@ pub struct Entry {
     pub mac: Mac,
     /// By which link.
     pub way: Way,
+    /// Its address.
+    pub ip: Ipv4Addr,
+    /// Its pods.
+    pub pod_cidr: Ipv4Net,
 }
 
 impl Entry {
@@ -119,10 +123,15 @@ pub struct Keep {
     pub ip: Ipv4Addr,
 }
 
-/// The elements for entries. A link address that two nodes claim is neither's.
-pub fn entry_elements(entries: &BTreeSet<Entry>) -> Elements {
+/// The elements for entries. A link address that two nodes claim is neither's. Pod ranges of another size than this node's own cannot be
+/// looked up.
+pub fn entry_elements(entries: &BTreeSet<Entry>, prefix: u8) -> Elements {
     let mut elements = Elements::new();
     for entry in unambiguous(entries) {
+        elements.insert(Key::AtHome(entry.mac, entry.ip), Value::Present);
+        if entry.pod_cidr.prefix_len() == prefix {
+            elements.insert(Key::AtHome(entry.mac, entry.pod_cidr.network()), Value::Present);
+        }
         elements.insert(Key::EntryZone(entry.mac), Value::Zone(entry.number));
         elements.insert(Key::EntryMark(entry.mac), Value::Mark(REMEMBERED | entry.packet_mark()));
     }
@@ -159,6 +168,11 @@ mod tests {
         text.parse().unwrap()
     }
 
+    fn entry(number: u16, mac: Mac, way: Way) -> Entry {
+        let ip = Ipv4Addr::new(192, 0, 2, number.to_be_bytes()[1]);
+        Entry { number, mac, way, ip, pod_cidr: net(&format!("10.244.{}.0/24", number & 0xff)) }
+    }
+
     #[test]
     fn a_node_has_the_number_of_its_place() {
         let all = net("10.244.0.0/16");
@@ -180,7 +194,7 @@ mod tests {
     fn marks_stay_clear_of_those_of_others() {
         for number in [1, 0x2a6c, 0x3fff] {
             for way in [Way::Uplink, Way::Tunnel] {
-                let packet = Entry { number, mac: [2; 6], way }.packet_mark();
+                let packet = entry(number, [2; 6], way).packet_mark();
                 for mark in [packet, packet | REMEMBERED] {
                     // Tailscale, kube-proxy's two, wg-quick.
                     assert!(mark & 0x00ff_0000 == 0 && mark & 0xc000 == 0 && mark != 0xca6c, "{mark:#x}");
@@ -191,11 +205,15 @@ mod tests {
 
     #[test]
     fn a_link_address_of_two_nodes_is_neithers() {
-        let entry = |number, last, way| Entry { number, mac: [2, 0, 0, 0, 0, last], way };
-        let entries = [entry(1, 1, Way::Uplink), entry(2, 2, Way::Uplink), entry(3, 2, Way::Uplink)].into();
-        let elements = entry_elements(&entries);
-        assert_eq!(elements.len(), 2);
-        assert_eq!(elements[&Key::EntryMark([2, 0, 0, 0, 0, 1])], Value::Mark(0x5000_0001));
-        assert_eq!(elements[&Key::EntryZone([2, 0, 0, 0, 0, 1])], Value::Zone(1));
+        let own = [2, 0, 0, 0, 0, 1];
+        let entries = [(1, own), (2, [2; 6]), (3, [2; 6])].map(|(n, mac)| entry(n, mac, Way::Uplink)).into();
+        let elements = entry_elements(&entries, 24);
+        assert_eq!(elements.len(), 4);
+        for home in ["192.0.2.1", "10.244.1.0"] {
+            assert_eq!(elements[&Key::AtHome(own, home.parse().unwrap())], Value::Present, "{home}");
+        }
+        assert_eq!(entry_elements(&entries, 25).len(), 3);
+        assert_eq!(elements[&Key::EntryMark(own)], Value::Mark(0x5000_0001));
+        assert_eq!(elements[&Key::EntryZone(own)], Value::Zone(1));
     }
 }

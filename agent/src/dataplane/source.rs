@@ -56,7 +56,7 @@ impl Worker {
         let some = |is: fn(&Key) -> bool| {
             kernel.iter().filter(move |(key, _)| is(key)).map(|(key, value)| (key.clone(), *value)).collect()
         };
-        let is_entry = |key: &Key| matches!(key, Key::EntryZone(_) | Key::EntryMark(_));
+        let is_entry = |key: &Key| matches!(key, Key::AtHome(..) | Key::EntryZone(_) | Key::EntryMark(_));
         self.entries.elements.get_or_insert_with(|| some(is_entry));
         self.kept.get_or_insert_with(|| some(|key| matches!(key, Key::Kept(_) | Key::Returning(..))));
     }
@@ -70,7 +70,7 @@ impl Worker {
         if self.state != State::New {
             self.settle_egress()?;
         }
-        let wanted = entry_elements(entries);
+        let wanted = entry_elements(entries, self.fixed.local_pod_cidr.prefix_len());
         let before = self.entries.elements.replace(wanted.clone()).unwrap_or_default();
         self.change(|family| if family == Family::V4 { diff(&before, &wanted) } else { Vec::new() })
     }

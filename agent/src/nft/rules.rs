@@ -185,6 +185,7 @@ pub(super) fn set_of(key: &Key) -> &'static str {
     match key {
         Key::Node(..) => "nodes",
         Key::Direct(..) => "direct",
+        Key::AtHome(..) => "at_home",
         Key::EntryZone(..) => "entry_zone",
         Key::EntryMark(..) => "entry_mark",
         Key::Returning(..) => "returning",

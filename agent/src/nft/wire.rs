@@ -63,6 +63,8 @@ fn port(port: u16) -> [u8; 4] {
 fn key(key: &Key) -> Vec<u8> {
     match key {
         Key::Node(ip) | Key::Direct(ip) | Key::ClusterIp(ip) => octets(*ip),
+        // Fields of a key begin at multiples of four bytes.
+        Key::AtHome(mac, ip) => [&mac[..], &[0; 2], &ip.octets()].concat(),
         Key::EntryZone(mac) | Key::EntryMark(mac) => mac.to_vec(),
         Key::Returning(from, to) => [from.octets(), to.octets()].concat(),
         Key::Kept(network) => network.octets().to_vec(),
@@ -195,6 +197,11 @@ pub(super) fn read(
     Some(match set {
         "nodes" => (Key::Node(key.address()?), Value::Present),
         "direct" => (Key::Direct(key.address()?), Value::Present),
+        "at_home" => {
+            let mac = key.take()?;
+            key.take::<2>()?;
+            (Key::AtHome(mac, key.word()?.into()), Value::Present)
+        }
         "entry_zone" => (Key::EntryZone(key.take()?), Value::Zone(u16::from_ne_bytes(data.take()?))),
         "entry_mark" => (Key::EntryMark(key.take()?), Value::Mark(data.number()?)),
         "returning" => (Key::Returning(key.word()?.into(), key.word()?.into()), Value::Present),

@@ -27,6 +27,8 @@ pub enum Key {
     Node(IpAddr),
     /// `direct`: address of a node that is reached without a router.
     Direct(IpAddr),
+    /// `at_home`: link address of such a node, and what comes from nobody else by it: the node's own address, or the network of its pods.
+    AtHome([u8; 6], Ipv4Addr),
     /// `entry_zone`: link address of a node whose connections are to be answered through it.
     EntryZone([u8; 6]),
     /// `entry_mark`: the same.

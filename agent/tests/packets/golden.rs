@@ -135,6 +135,7 @@ fn both_tables_are_written_shown_adopted_mended_and_removed_together() -> anyhow
             elements("192.0.2.10".parse()?, "10.244.1.2".parse()?, ["198.51.100.0/23", "203.0.113.7/32"])?;
         let (mac, pods) = ([2, 0, 0, 0, 0, 1], Ipv4Addr::new(10, 244, 2, 0));
         v4.extend([
+            (Key::AtHome(mac, pods), Value::Present),
             (Key::EntryZone(mac), Value::Zone(3)),
             (Key::EntryMark(mac), Value::Mark(0x5000_0003)),
             (Key::Returning(Ipv4Addr::new(192, 0, 2, 12), pods), Value::Present),

@@ -186,6 +186,51 @@ fn towards_nodes_that_are_not_confirmed_the_entry_is_seen() -> anyhow::Result<()
     })
 }
 
+#[test]
+fn what_is_open_goes_on_when_nodes_become_known_as_entries() -> anyhow::Result<()> {
+    isolated("source::what_is_open_goes_on_when_nodes_become_known_as_entries", || {
+        let mut cluster = Cluster::routed()?;
+        for (node, pod) in PODS {
+            cluster.pod(node, pod)?;
+        }
+        let web = Service::new(1).node_port(NODE_PORT).endpoints(&cluster, &["b"]);
+        cluster.apply([&web])?;
+        let mut open = Vec::new();
+        for kept in [&[1, 2, 3][..], &[], &[1, 2, 3]] {
+            // On one network with the pod's node, and through the tunnel.
+            for (entry, pod) in [(1, "a"), (3, "c")] {
+                let door = (cluster.address(entry), NODE_PORT);
+                for (at, to) in [
+                    (cluster.outside(), door),
+                    (cluster.ns(pod), web.address()),
+                    (cluster.ns(pod), (cluster.ip("b"), POD_PORT)),
+                    (cluster.node(entry), web.address()),
+                    (cluster.node(entry), door),
+                ] {
+                    let name = format!("{} to {to:?} by node {entry}, opened before {kept:?}", at.name());
+                    let mut tcp = at.enter(|| Ok(Connection::open(to)?))?;
+                    let udp = at.enter(|| Ok(Flow::open(to)?))?;
+                    open.push((tcp.ask().context(name.clone())?, udp.ask()?, name, tcp, udp));
+                }
+            }
+            cluster.keep_sources(kept)?;
+            for (was, was_udp, name, tcp, udp) in &mut open {
+                assert_eq!(
+                    tcp.ask().with_context(|| format!("TCP of {name}, {kept:?}"))?,
+                    *was,
+                    "{name}, {kept:?}"
+                );
+                assert_eq!(
+                    udp.ask().with_context(|| format!("UDP of {name}, {kept:?}"))?,
+                    *was_udp,
+                    "{name}, {kept:?}"
+                );
+            }
+        }
+        Ok(())
+    })
+}
+
 /// A TCP connection from a port that other connections use, too: the answer to one question.
 async fn tcp_from(port: u16, to: (Ipv4Addr, u16)) -> anyhow::Result<(String, tokio::net::TcpStream)> {
     let socket = TcpSocket::new_v4()?;
@@ -322,7 +367,7 @@ fn flows_outlive_an_agent_and_a_node_is_one_element_of_each_map() -> anyhow::Res
         let without = tables(&cluster, 2)?;
         assert_ne!(without, written);
         assert_eq!(lines(&without), lines(&written));
-        for (gone, count) in [("0x60000004", 1), ("0x20000004", 1), ("10.244.3.0", 4)] {
+        for (gone, count) in [("0x60000004", 1), ("0x20000004", 1), ("10.244.3.0", 5)] {
             let holds = |text: &str| text.matches(gone).count();
             assert_eq!(holds(&written) - holds(&without), count, "{gone}\n{written}\n{without}");
         }

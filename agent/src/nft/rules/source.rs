@@ -36,7 +36,7 @@ const AFTER_MANGLE: i32 = -140;
 const FIRST_CLIENT_PORT: u16 = 32_768;
 
 /// Their elements are told by the dataplane.
-pub(super) const MAPS: [&str; 4] = ["entry_zone", "entry_mark", "returning", "kept"];
+pub(super) const MAPS: [&str; 5] = ["at_home", "entry_zone", "entry_mark", "returning", "kept"];
 
 fn keeps(batch: &Batch) -> bool {
     batch.layout().family == Family::V4
@@ -47,6 +47,7 @@ pub(super) fn maps(batch: &mut Batch) {
         return;
     }
     let addr = batch.layout().address_type;
+    batch.map("at_home", &MapSpec::set(&[MAC, addr]));
     batch.map("entry_zone", &MapSpec::data(&[MAC], &[ZONE]).shown(&SHOWN_AS_ZONE));
     batch.map("entry_mark", &MapSpec::data(&[MAC], &[MARK]));
     batch.map("returning", &MapSpec::set(&[addr, addr]));
@@ -57,6 +58,20 @@ pub(super) fn maps(batch: &mut Batch) {
 pub(super) fn incoming(batch: &mut Batch, fixed: &Addresses) {
     batch.chain("entering", None);
     if keeps(batch) {
+        // What nobody but that node sends is mixed up with nothing, whether the node lets sources stay or not; a zone that came while a
+        // connection is open would tear it.
+        batch.rule("entering", |v| {
+            ether_saddr(v, R);
+            saddr(v, R + 2);
+            lookup(v, "at_home", R, None, false);
+            accept(v);
+        });
+        batch.rule("entering", |v| {
+            ether_saddr(v, R);
+            part(v, R + 2, saddr, fixed.local_pod_cidr);
+            lookup(v, "at_home", R, None, false);
+            accept(v);
+        });
         // A node that lets sources stay: whatever the source is. The same client may have used the same port for another node, too: the
         // zone keeps both connections apart.
         batch.rule("entering", |v| {
