@@ -1,6 +1,18 @@
 //! Pods come and go under load, and nobody who asks a service is refused, reset or kept waiting.
 
-use std::{process::Child, time::Duration};
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    process::Child,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use anyhow::ensure;
 
 use minisvc_proto::{
     Object, ObjectKey,
@@ -44,6 +56,35 @@ impl Load {
         assert!(said.status.success(), "{}: {out}{err}", self.what);
         out.trim().parse().unwrap_or_else(|_| panic!("{}: {out}{err}", self.what))
     }
+}
+
+/// Asks over one connection for as long as the server keeps it open, then over the next; answers how many requests and connections
+/// that were. The first request that is refused, reset, not answered with 200, or is not answered within ten seconds is an error.
+fn keep_asking(port: u16, stop: &AtomicBool) -> anyhow::Result<(usize, usize)> {
+    let (mut requests, mut connections) = (0, 0);
+    while !stop.load(Ordering::Relaxed) {
+        let stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        let mut stream = BufReader::new(stream);
+        connections += 1;
+        let mut open = true;
+        while open && !stop.load(Ordering::Relaxed) {
+            stream.get_mut().write_all(b"GET / HTTP/1.1\r\nHost: web\r\n\r\n")?;
+            let (mut head, mut length) = (String::new(), 0);
+            while !head.ends_with("\r\n\r\n") {
+                ensure!(stream.read_line(&mut head)? > 0, "closed after {requests} requests, in {head:?}");
+                let line = head.lines().last().unwrap_or("").to_lowercase();
+                open &= line != "connection: close";
+                if let Some(n) = line.strip_prefix("content-length: ") {
+                    length = n.parse()?;
+                }
+            }
+            ensure!(head.starts_with("HTTP/1.1 200"), "{head}");
+            stream.read_exact(&mut vec![0; length])?;
+            requests += 1;
+        }
+    }
+    Ok((requests, connections))
 }
 
 /// Ten pods that say when they are ready, behind a nodePort service.
@@ -102,6 +143,13 @@ fn a_rollout_and_a_scale_down_fail_no_request() {
         Load::start(&cluster, "ClusterIP from node-1", "node-1", &format!("http://{ip}/")),
         Load::start(&cluster, "nodePort of node-3 from node-2", "node-2", "http://192.168.77.13:30071/"),
     ];
+    let stop = Arc::new(AtomicBool::new(false));
+    let kept: Vec<_> = (0..2)
+        .map(|_| {
+            let stop = stop.clone();
+            thread::spawn(move || keep_asking(30_071, &stop))
+        })
+        .collect();
     let old = pod_names(&cluster);
     let container = json!({"name": "echo", "command": ["minisvc", "echo", "--port", "8080"],
         "readinessProbe": {"httpGet": {"port": 8080}}, "env": [{"name": "VERSION", "value": "2"}]});
@@ -114,7 +162,13 @@ fn a_rollout_and_a_scale_down_fail_no_request() {
     std::fs::write(cluster.home().join("stop"), "").unwrap();
     let asked = loads.map(Load::end);
     assert!(asked.iter().all(|n| *n >= 2 * BATCH), "{asked:?}");
-    println!("requests without a failure: {asked:?}");
+    stop.store(true, Ordering::Relaxed);
+    let kept: Vec<_> = kept.into_iter().map(|one| one.join().unwrap().unwrap()).collect();
+    assert!(
+        kept.iter().all(|(requests, connections)| requests > connections && *connections > 1),
+        "{kept:?}"
+    );
+    println!("requests without a failure: {asked:?}, over kept connections (and how many): {kept:?}");
     // The wait was for the nodes, not for its end.
     let events = cluster.sh("minisvc get events").ok();
     assert!(!events.contains("WithdrawalTimeout"), "{events}");
