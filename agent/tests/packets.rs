@@ -398,17 +398,18 @@ fn others_neither_break_us_nor_are_touched() -> anyhow::Result<()> {
         }
         let others = |cluster: &Cluster| cluster.node(1).run("nft", &["list", "table", "ip", "foreign"]);
         cluster.apply([&web, &sticky])?;
-        let works = |cluster: &Cluster| -> anyhow::Result<()> {
+        let works = |cluster: &Cluster, when: &[&str]| -> anyhow::Result<()> {
             for at in [cluster.ns("a"), cluster.ns("c"), cluster.node(1), cluster.node(2)] {
-                for ask in [traffic::tcp, traffic::udp] {
-                    assert_eq!(seen(at, web.address(), 20, ask)?.0, names(["a", "c"]));
-                    assert_eq!(seen(at, sticky.address(), 4, ask)?.0.len(), 1);
+                for (name, ask) in [("TCP", traffic::tcp as fn(_) -> _), ("UDP", traffic::udp)] {
+                    let place = format!("{name} from {} after {when:?}", at.name());
+                    assert_eq!(seen(at, web.address(), 20, ask)?.0, names(["a", "c"]), "{place}");
+                    assert_eq!(seen(at, sticky.address(), 4, ask)?.0.len(), 1, "{place}");
                 }
             }
             assert_eq!(seen(cluster.outside(), (node_ip(2), 30080), 20, traffic::tcp)?.0, names(["a", "c"]));
             Ok(())
         };
-        works(&cluster)?;
+        works(&cluster, &[])?;
         let table = others(&cluster)?;
         let same = |now: String| assert_eq!(now.split("counter").next(), table.split("counter").next());
         // Each of these is put right within a second or so, with a word about it.
@@ -425,7 +426,7 @@ fn others_neither_break_us_nor_are_touched() -> anyhow::Result<()> {
                 Ok(())
             })?;
             assert!(word.contains("tables minisvc"), "{word}");
-            works(&cluster)?;
+            works(&cluster, harm)?;
         }
         same(others(&cluster)?);
         // Somebody else's changes of their own tables are none of our business.
@@ -438,7 +439,7 @@ fn others_neither_break_us_nor_are_touched() -> anyhow::Result<()> {
         let stable =
             |text: &str| text.lines().filter(|l| !l.contains("expires")).collect::<Vec<_>>().join("\n");
         assert_eq!(stable(&before), stable(&cluster.listing(1)?));
-        works(&cluster)?;
+        works(&cluster, &["nodes"])?;
         Ok(())
     })
 }
