@@ -89,6 +89,13 @@ fn a_server_that_is_away_for_long_changes_no_rule_and_replaces_no_pod() {
         };
         let (before, names) = (pods(), placed(&world).into_keys().collect::<BTreeSet<_>>());
         let url = format!("http://{}/", cluster_ip(&world));
+        // Which sources stay is found out by asking the other nodes, which takes as long as it takes.
+        until("each node knows that clients' addresses come back from the others", || {
+            let kept = |node: &str| {
+                world.object(&format!("node/{node}"))["status"]["externalSources"]["kept"].clone()
+            };
+            NODES.iter().all(|node| kept(node).as_array().is_some_and(|kept| kept.len() == NODES.len() - 1))
+        });
         let kernels = || NODES.map(|n| rules(world.machine(n)));
         let programmed = kernels();
 
