@@ -4,7 +4,6 @@
 
 use std::{
     net::Ipv4Addr,
-    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -16,7 +15,7 @@ use minisvc_agent::{
     runtime::{LocalRuntime, RuntimeConfig},
     sync::{
         events::Recorder,
-        pods::{self, Directory, PodNetwork, PodsConfig, ServiceLinks},
+        pods::{self, Directory, NoNetwork, PodsConfig, ServiceLinks},
         readiness::Readiness,
         reporter,
     },
@@ -39,22 +38,6 @@ use tokio_util::sync::CancellationToken;
 use crate::binary::minisvc;
 
 const NODE: &str = "node-1";
-
-/// Connects nothing: pods have addresses of loopback, where a test may stand in for them.
-#[derive(Clone, Copy, Debug)]
-struct NoNetwork;
-
-impl PodNetwork for NoNetwork {
-    async fn attach(&self, _uid: &str, _ip: Ipv4Addr, _netns: OwnedFd) -> Result<(), String> {
-        Ok(())
-    }
-
-    async fn detach(&self, _uid: &str) -> Result<(), String> {
-        Ok(())
-    }
-
-    async fn clean(&self, _known: &[String]) {}
-}
 
 /// A server with one node.
 pub struct TestNode {

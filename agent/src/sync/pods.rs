@@ -31,7 +31,10 @@ use minisvc_proto::{
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-pub use self::{environment::ServiceLinks, network::PodNetwork};
+pub use self::{
+    environment::ServiceLinks,
+    network::{NoNetwork, PodNetwork},
+};
 use self::{
     ipam::Ipam,
     spec::{Machine, parse_passwd, parse_uid_map},

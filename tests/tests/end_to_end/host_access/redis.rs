@@ -25,15 +25,15 @@ impl Redis {
             "no",
             "--dir",
         ]);
-        command.arg(data.path()).stdin(Stdio::null()).stdout(Stdio::null());
-        let server =
+        command.arg(data.path()).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut server =
             command.spawn().unwrap_or_else(|e| panic!("redis-server: {e}; tests/run --install brings it"));
+        let said = BufReader::new(server.stdout.take().unwrap());
         let redis = Redis { port, _server: Background(server), _data: data };
-        let end = std::time::Instant::now() + HANGS;
-        while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
-            assert!(std::time::Instant::now() < end, "redis-server does not answer on {port}");
-            thread::sleep(Duration::from_millis(10));
-        }
+        let mut lines = said.lines().map_while(Result::ok);
+        assert!(lines.any(|l| l.contains("Ready to accept connections")), "redis-server ended");
+        // It may go on talking.
+        thread::spawn(move || lines.for_each(drop));
         redis
     }
 }

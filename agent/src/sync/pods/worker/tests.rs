@@ -1,31 +1,14 @@
 //! A pod's task on a runtime in memory, with a server that cannot be reached: what it asks of the runtime, and in which order.
 
-use std::os::fd::OwnedFd;
-
 use minisvc_proto::client::{Client, Kubeconfig};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    super::{Directory, PodsConfig, ServiceLinks, ipam::Ipam, spec::Machine},
+    super::{Directory, NoNetwork, PodsConfig, ServiceLinks, ipam::Ipam, spec::Machine},
     *,
 };
 use crate::{runtime::fake::FakeRuntime, sync::events::Recorder};
-
-#[derive(Clone, Copy, Debug)]
-struct NoNetwork;
-
-impl PodNetwork for NoNetwork {
-    async fn attach(&self, _uid: &str, _ip: Ipv4Addr, _netns: OwnedFd) -> Result<(), String> {
-        Ok(())
-    }
-
-    async fn detach(&self, _uid: &str) -> Result<(), String> {
-        Ok(())
-    }
-
-    async fn clean(&self, _known: &[String]) {}
-}
 
 /// An agent with one pod.
 struct Agent {
