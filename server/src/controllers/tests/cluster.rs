@@ -87,7 +87,14 @@ impl Cluster {
             said: 0,
         };
         let token = end.clone();
-        tokio::spawn(async move { token.run_until_cancelled(agent.run()).await });
+        // Cancelled, it says no last word: `run_until_cancelled` would let it.
+        tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                () = token.cancelled() => {}
+                () = agent.run() => {}
+            }
+        });
         self.until(&NODES, |all| all.iter().any(|n| n.name() == name && conditions::is_true(n, "Ready")))
             .await;
         end
