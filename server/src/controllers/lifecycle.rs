@@ -39,9 +39,9 @@ struct Heard {
 }
 
 impl Heard {
-    fn see(&mut self, node: &Object, now: Instant) {
+    fn see(&mut self, sight: &Sight, node: &Object, now: Instant) {
         self.seen.entry(node.name().to_owned()).or_insert(now);
-        self.standing.see(node, now);
+        self.standing.see(node, sight.picture.pods_on(node.name()), now);
     }
 
     fn keep(&mut self, exists: impl Fn(&str) -> bool) {
@@ -127,7 +127,7 @@ impl Lifecycle {
             {
                 let mut heard = self.heard();
                 heard.keep(|name| sight.picture.node(name).is_some());
-                sight.picture.nodes().for_each(|node| heard.see(node, now));
+                sight.picture.nodes().for_each(|node| heard.see(&sight, node, now));
             }
             let outage = self.outage(world, &sight, now);
             for node in sight.picture.nodes() {
@@ -155,7 +155,7 @@ impl Lifecycle {
         let (node, verdict) = {
             let sight = world.sight();
             let Some(node) = sight.picture.get(&key).cloned() else { return Ok(Outcome::Done) };
-            self.heard().see(&node, now);
+            self.heard().see(&sight, &node, now);
             let outage = self.outage(world, &sight, now);
             let verdict = self.judge(world, &node, outage, now);
             (node, verdict)

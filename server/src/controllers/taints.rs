@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -55,28 +56,41 @@ fn text<'a>(taint: &'a Value, field: &str) -> &'a str {
     taint.get(field).and_then(Value::as_str).unwrap_or("")
 }
 
-/// Since when the taints stand that drive pods away, by the server's own clock. It starts anew when the server does, so that
-/// no pod is hurt by what a wall clock did.
+/// Since when the taints stand that drive pods away, and since when the pods are seen there, by the server's own clock. It starts
+/// anew when the server does, so that no pod is hurt by what a wall clock did.
 #[derive(Debug, Default)]
 pub struct Standing {
-    since: HashMap<String, HashMap<(String, String), Instant>>,
+    since: HashMap<String, Tainted>,
+}
+
+/// A node that drives pods away.
+#[derive(Debug, Default)]
+struct Tainted {
+    /// By key and value.
+    taints: HashMap<(String, String), Instant>,
+    /// Its pods, by uid: one that came to the taint has its patience from then on, or it and each that replaces it would be ended
+    /// as soon as it is there.
+    pods: HashMap<String, Instant>,
 }
 
 impl Standing {
-    /// Looks at a node.
-    pub fn see(&mut self, node: &Object, now: Instant) {
+    /// Looks at a node and the pods on it.
+    pub fn see<'a>(&mut self, node: &Object, pods: impl Iterator<Item = &'a Arc<Object>>, now: Instant) {
         let before = self.since.remove(node.name()).unwrap_or_default();
         let taints: HashMap<_, _> = of(node)
             .filter(|t| text(t, "effect") == NO_EXECUTE)
             .map(|t| (text(t, "key").to_owned(), text(t, "value").to_owned()))
             .map(|id| {
-                let since = before.get(&id).copied().unwrap_or(now);
+                let since = before.taints.get(&id).copied().unwrap_or(now);
                 (id, since)
             })
             .collect();
-        if !taints.is_empty() {
-            self.since.insert(node.name().to_owned(), taints);
+        if taints.is_empty() {
+            return;
         }
+        let since = |p: &Arc<Object>| before.pods.get(p.uid()).copied().unwrap_or(now);
+        let pods = pods.map(|p| (p.uid().to_owned(), since(p))).collect();
+        self.since.insert(node.name().to_owned(), Tainted { taints, pods });
     }
 
     /// Forgets the nodes that are no more.
@@ -96,10 +110,12 @@ impl Standing {
         if pod::is_terminating(p) || pod::is_ended(p) {
             return None;
         }
-        let since = self.since.get(node.name())?;
+        let tainted = self.since.get(node.name())?;
+        // One that was not there at the last look is looked at next time.
+        let came = *tainted.pods.get(p.uid())?;
         let ends = of(node).filter(|t| text(t, "effect") == NO_EXECUTE).filter_map(|t| {
             let key = text(t, "key");
-            let seen = *since.get(&(key.to_owned(), text(t, "value").to_owned()))?;
+            let seen = *tainted.taints.get(&(key.to_owned(), text(t, "value").to_owned()))?.max(&came);
             let seen = if key == UNREACHABLE { seen.max(heard_from) } else { seen };
             let patience = match patience(p, t) {
                 Patience::Endless => return None,
@@ -150,6 +166,12 @@ mod tests {
         let mut node = Object::new(&NODES, None, "n1");
         node.spec_mut().insert("taints".into(), taints.clone());
         node
+    }
+
+    fn pod(name: &str) -> Object {
+        let mut p = Object::new(&PODS, Some("default"), name);
+        p.metadata_mut().insert("uid".into(), name.into());
+        p
     }
 
     fn ready(status: &'static str) -> Condition {
@@ -215,10 +237,11 @@ mod tests {
         ] {
             let node = node(&json!([taint]));
             let mut standing = Standing::default();
-            standing.see(&node, t0);
-            standing.see(&node, t0 + 3 * S);
-            let mut p = Object::new(&PODS, Some("default"), "p");
+            let mut p = pod("p");
             p.spec_mut().insert("tolerations".into(), tolerations.clone());
+            let pods = [Arc::new(p.clone())];
+            standing.see(&node, pods.iter(), t0);
+            standing.see(&node, pods.iter(), t0 + 3 * S);
             let at = |p: &Object| standing.end(&node, p, timeout, t0 + heard_from * S).map(|(at, _)| at);
             assert_eq!(at(&p), end.map(|s| t0 + s * S), "{taint} {tolerations} {heard_from}");
             p.metadata_mut().insert("deletionTimestamp".into(), "t".into());
@@ -227,19 +250,34 @@ mod tests {
     }
 
     #[test]
+    fn a_pod_that_came_to_the_taint_has_its_patience_from_then_on() {
+        let t0 = Instant::now();
+        let silent = node(&json!([{"key": UNREACHABLE, "effect": "NoExecute"}]));
+        let (old, new) = (Arc::new(pod("old")), Arc::new(pod("new")));
+        let mut standing = Standing::default();
+        standing.see(&silent, [&old].into_iter(), t0);
+        assert_eq!(standing.end(&silent, &new, 6 * S, t0), None, "nobody has seen it there");
+        standing.see(&silent, [&old, &new].into_iter(), t0 + 9 * S);
+        standing.see(&silent, [&old, &new].into_iter(), t0 + 10 * S);
+        let end = |p| standing.end(&silent, p, 6 * S, t0).map(|(at, _)| at);
+        assert_eq!((end(&old), end(&new)), (Some(t0 + 6 * S), Some(t0 + 15 * S)));
+    }
+
+    #[test]
     fn a_node_that_comes_and_goes_does_not_add_up_its_silences() {
         let t0 = Instant::now();
         let (silent, back) = (node(&json!([{"key": UNREACHABLE, "effect": "NoExecute"}])), node(&json!([])));
-        let p = Object::new(&PODS, Some("default"), "p");
+        let p = Arc::new(pod("p"));
+        let pods = || std::iter::once(&p);
         let mut standing = Standing::default();
         for flap in 0..5 {
-            standing.see(&silent, t0 + flap * 10 * S);
+            standing.see(&silent, pods(), t0 + flap * 10 * S);
             let end = standing.end(&silent, &p, 6 * S, t0).unwrap().0;
             assert_eq!(end, t0 + (flap * 10 + 6) * S);
-            standing.see(&back, t0 + (flap * 10 + 5) * S);
+            standing.see(&back, pods(), t0 + (flap * 10 + 5) * S);
             assert_eq!(standing.end(&back, &p, 6 * S, t0), None);
         }
-        standing.see(&silent, t0);
+        standing.see(&silent, pods(), t0);
         standing.keep(|_| false);
         assert_eq!(standing.end(&silent, &p, S, t0), None);
     }

@@ -50,8 +50,11 @@ impl Lifecycle {
         node: &Object,
         now: Instant,
     ) -> Result<Outcome, ApiError> {
-        self.heard().see(node, now);
-        let (due, next) = self.leaving(&world.sight(), node, now);
+        let (due, next) = {
+            let sight = world.sight();
+            self.heard().see(&sight, node, now);
+            self.leaving(&sight, node, now)
+        };
         let all = due.iter().map(|(p, taint)| evict(world, node.name(), p, taint));
         for one in futures::future::join_all(all).await {
             found(one)?;

@@ -1,6 +1,9 @@
 //! What becomes of the pods of nodes that fall silent, and when the nodes are back.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use minisvc_proto::resource::{DEPLOYMENTS, ENDPOINT_SLICES, EVENTS, NODES, PODS, SERVICES};
 use minisvc_proto::{Object, ObjectKey};
@@ -122,7 +125,7 @@ async fn what_was_replaced_serves_nobody_when_its_node_is_back_and_calls_it_read
     let name = "n2".parse().unwrap();
     let mut report = cluster.progress.report(&name).unwrap();
     report.sequence += 1;
-    assert!(cluster.progress.record(&name, report, std::time::Instant::now()));
+    assert!(cluster.progress.record(&name, report, Instant::now()));
     cluster.until(&NODES, |all| all.iter().all(|n| conditions::is_true(n, "Ready"))).await;
     say_ready(&cluster, &old).await;
     // A service that is made now sees the pod as it is now.
@@ -207,5 +210,23 @@ async fn a_taint_of_a_user_drives_pods_away_at_once_and_they_serve_until_they_ha
         .await;
     for p in pods.iter().filter(|p| pod::is_terminating(p)) {
         assert!(there.contains(p.uid()) && pod::is_ready(p) && !pod::is_given_up(p));
+    }
+}
+
+#[tokio::test]
+async fn a_pod_that_comes_to_a_silent_node_has_its_own_time_there() {
+    let timeout = Duration::from_secs(1);
+    let (cluster, agents) = cluster(timeout, &["n1", "n2"]).await;
+    let mut pinned = super::cluster::deployment("pinned", 1);
+    pinned["spec"]["template"]["spec"]["nodeName"] = "n2".into();
+    cluster.create(&DEPLOYMENTS, pinned).await;
+    cluster.ready_pods(1).await;
+    agents[1].cancel();
+    let start = Instant::now();
+    cluster.silence("n2");
+    let ended = |all: &[std::sync::Arc<Object>]| all.iter().filter(|p| pod::is_terminating(p)).count();
+    for n in 1..=3 {
+        cluster.until(&PODS, |all| ended(all) >= usize::try_from(n).unwrap()).await;
+        assert!(start.elapsed() >= timeout * n, "the pod after the {n}th was not given its time");
     }
 }
