@@ -8,6 +8,7 @@ pub mod join;
 pub mod names;
 pub mod object;
 pub mod path;
+pub mod quantity;
 pub mod report;
 pub mod resource;
 pub mod selector;
@@ -20,5 +21,6 @@ pub mod client;
 
 pub use names::{NodeName, ObjectKey, Revision};
 pub use object::Object;
+pub use quantity::{Quantity, QuantityError};
 pub use resource::{Resource, Scope};
 pub use status::{ApiError, Cause, Reason};
