@@ -4,6 +4,7 @@
 //! and keeps the exit codes, so that the agent can go and come back. The agent speaks to it over a socket in the pod's
 //! directory, `RUN/pods/UID`.
 
+mod cgroup;
 pub mod contract;
 pub mod fake;
 mod local;
@@ -21,6 +22,7 @@ use std::{
 use tokio::sync::{oneshot, watch};
 
 pub use self::{
+    cgroup::{Cgroup, Resources},
     local::{LocalRuntime, RuntimeConfig},
     model::{ContainerSpec, ContainerState, Exit, PodSetup, PodState, SHARED_BIN, User, now_millis},
 };
@@ -34,6 +36,9 @@ pub fn bin_dir(run_dir: &Path) -> PathBuf {
 pub trait PodRuntime: Send + Sync + 'static {
     /// Makes the pod's namespaces and files; nothing runs in it yet. A pod that is there already is left as it is.
     fn create(&self, setup: &PodSetup) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
+    /// Whether limits of containers are enforced; the error is the reason, for the user.
+    fn limits(&self) -> Result<(), String>;
 
     /// What the pod's containers do, always the newest.
     fn watch(&self, uid: &str) -> Result<watch::Receiver<PodState>, RuntimeError>;

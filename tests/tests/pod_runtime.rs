@@ -12,7 +12,7 @@ use std::{
 };
 
 use minisvc_agent::runtime::{
-    ContainerSpec, ExecSpec, LocalRuntime, PodRuntime, PodState, RuntimeConfig,
+    Cgroup, ContainerSpec, ExecSpec, LocalRuntime, PodRuntime, PodState, Resources, RuntimeConfig,
     contract::{self, setup, spec, until},
 };
 use minisvc_tests::{binary::minisvc, rooted::as_root};
@@ -314,5 +314,89 @@ fn exec_has_streams_an_exit_code_and_ends_with_its_caller() {
         assert!(rest.is_empty());
         assert!(runtime.watch("exec").unwrap().borrow().any_running());
         runtime.end("exec").await.unwrap();
+    });
+}
+
+/// A shell that may use 32 MiB, and a little of a core.
+fn limited(script: &str) -> ContainerSpec {
+    let resources = Resources { memory_limit: Some(32 << 20), cpu_limit: Some(500), cpu_request: Some(100) };
+    ContainerSpec { resources, ..shell(script) }
+}
+
+#[test]
+fn a_container_that_takes_too_much_memory_is_killed_and_it_is_said() {
+    as_root("a_container_that_takes_too_much_memory_is_killed_and_it_is_said", async |home| {
+        let runtime = runtime(&home);
+        // A pod's cgroup is named by its uid, on the whole machine.
+        let uid = format!("oom-{}", std::process::id());
+        // The shell holds the whole of it in memory.
+        let hungry = limited("x=$(head -c 100000000 /dev/zero | tr '\\0' x); echo ${#x}");
+        runtime.create(&setup(&uid, &home)).await.unwrap();
+        runtime.start(&uid, &hungry).await.unwrap();
+        let exit = exited(&runtime, &uid).await.containers["c"].exit.clone().unwrap();
+        match runtime.limits() {
+            Ok(()) => {
+                println!("this machine has the controllers: the limit holds");
+                assert!(exit.oom_killed && exit.code == 137, "{exit:?}");
+            }
+            Err(why) => {
+                println!("no limit can be had here: {why}");
+                assert!(!exit.oom_killed && exit.code == 0 && !why.is_empty(), "{exit:?}");
+            }
+        }
+        // The next start is judged by itself, and a kill by hand is no lack of memory.
+        let again = ContainerSpec { attempt: 1, ..limited("kill -KILL $$") };
+        runtime.start(&uid, &again).await.unwrap();
+        let mut states = runtime.watch(&uid).unwrap();
+        let state = until(&mut states, |s| s.containers["c"].attempt == 1 && !s.any_running()).await;
+        let exit = state.containers["c"].exit.clone().unwrap();
+        assert_eq!((exit.signal, exit.oom_killed), (Some(9), false));
+        runtime.end(&uid).await.unwrap();
+        runtime.remove(&uid).await.unwrap();
+    });
+}
+
+#[test]
+fn a_shim_that_does_not_end_is_killed_and_nothing_of_it_is_left() {
+    as_root("a_shim_that_does_not_end_is_killed_and_nothing_of_it_is_left", async |home| {
+        let runtime = runtime(&home);
+        let uid = format!("stopped-{}", std::process::id());
+        runtime.create(&setup(&uid, &home)).await.unwrap();
+        let mark = format!("{}", 300_000 + std::process::id());
+        runtime.start(&uid, &limited(&format!("sleep {mark} & sleep {mark}"))).await.unwrap();
+        let dir = home.join("run/pods").join(&uid);
+        for pid in processes(dir.to_str().unwrap()) {
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGSTOP)
+                .unwrap();
+        }
+        runtime.end(&uid).await.unwrap();
+        assert_eq!(processes(&mark), BTreeSet::new());
+        // Its cgroup can be removed only when nothing runs in it any more.
+        runtime.remove(&uid).await.unwrap();
+        assert!(!dir.exists());
+    });
+}
+
+#[test]
+fn no_cgroup_outlives_its_pod_whoever_removes_it() {
+    as_root("no_cgroup_outlives_its_pod_whoever_removes_it", async |home| {
+        let first = runtime(&home);
+        if let Err(why) = first.limits() {
+            return println!("no limit can be had here: {why}");
+        }
+        let uid = format!("left-{}", std::process::id());
+        let cgroup = Cgroup::detect().unwrap().child(&uid);
+        first.create(&setup(&uid, &home)).await.unwrap();
+        first.start(&uid, &limited("sleep 1000 & sleep 1000")).await.unwrap();
+        assert!(cgroup.exists());
+        // An agent that is gone removes nothing; the next one finds the pod and what belongs to it.
+        drop(first);
+        let second = runtime(&home);
+        let adopted = second.adopt().await;
+        assert_eq!(adopted.iter().map(|s| &s.uid).collect::<Vec<_>>(), [&uid]);
+        assert!(second.watch(&uid).unwrap().borrow().any_running());
+        second.end(&uid).await.unwrap();
+        second.remove(&uid).await.unwrap();
+        assert!(!cgroup.exists());
     });
 }

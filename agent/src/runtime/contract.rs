@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tokio::sync::watch;
 
-use super::{ContainerSpec, ExecSpec, PodRuntime, PodSetup, PodState};
+use super::{ContainerSpec, ExecSpec, PodRuntime, PodSetup, PodState, Resources};
 
 /// A pod for tests; `uid` names it, files go below `home`.
 pub fn setup(uid: &str, home: &Path) -> PodSetup {
@@ -20,6 +20,7 @@ pub fn setup(uid: &str, home: &Path) -> PodSetup {
         log_limit: 1 << 20,
         keep: Vec::new(),
         shared_bin: false,
+        cgroup: None,
         grace_seconds: 30,
     }
 }
@@ -33,6 +34,7 @@ pub fn spec(name: &str, attempt: u32, argv: &[&str]) -> ContainerSpec {
         env: vec![("PATH".into(), "/usr/local/bin:/usr/bin:/bin".into())],
         cwd: "/".into(),
         user: None,
+        resources: Resources::default(),
     }
 }
 

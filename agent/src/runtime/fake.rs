@@ -104,6 +104,7 @@ impl FakePod {
                 code,
                 signal,
                 not_started: None,
+                oom_killed: false,
                 started_at: container.started_at,
                 finished_at: now_millis(),
             });
@@ -119,6 +120,10 @@ impl PodRuntime for FakeRuntime {
             let state = watch::Sender::new(PodState { alive: true, ..PodState::default() });
             pods.insert(setup.uid.clone(), FakePod { setup: setup.clone(), state, specs: BTreeMap::new() });
         }
+        Ok(())
+    }
+
+    fn limits(&self) -> Result<(), String> {
         Ok(())
     }
 
@@ -148,6 +153,7 @@ impl PodRuntime for FakeRuntime {
             code: 128,
             signal: None,
             not_started: Some(format!("exec: \"{program}\": not found in PATH")),
+            oom_killed: false,
             started_at,
             finished_at: started_at,
         });
@@ -215,7 +221,14 @@ impl PodRuntime for FakeRuntime {
         tokio::task::spawn_blocking(move || {
             let _ = std::io::Write::write_all(&mut std::fs::File::from(stdout), output.as_bytes());
             let now = now_millis();
-            let exit = Exit { code, signal: None, not_started: None, started_at: now, finished_at: now };
+            let exit = Exit {
+                code,
+                signal: None,
+                not_started: None,
+                oom_killed: false,
+                started_at: now,
+                finished_at: now,
+            };
             let _ = told.send(exit);
         });
         Ok(ExecSession { exit, _hold: hold })

@@ -19,9 +19,9 @@ use std::{
 
 use tokio::sync::{Semaphore, oneshot, watch};
 
-use self::link::Link;
+use self::link::{First, Link};
 use super::{
-    ExecSession, ExecSpec, PodRuntime, RuntimeError,
+    Cgroup, ExecSession, ExecSpec, PodRuntime, RuntimeError,
     model::{ContainerSpec, PodSetup, PodState, now_millis},
     wire::{self, Answer, Request},
 };
@@ -53,6 +53,8 @@ pub struct LocalRuntime {
     config: RuntimeConfig,
     pods: Mutex<HashMap<String, watch::Receiver<PodState>>>,
     starts: Semaphore,
+    /// Holds the pods' cgroups, or why there are none.
+    cgroups: Result<Cgroup, String>,
 }
 
 impl LocalRuntime {
@@ -62,7 +64,11 @@ impl LocalRuntime {
         make_dir(&pods).map_err(|e| file(&pods, &e))?;
         let bin = super::bin_dir(&config.run_dir);
         make_dir(&bin).and_then(|()| link_binary(&config.binary, &bin)).map_err(|e| file(&bin, &e))?;
-        Ok(LocalRuntime { config, pods: Mutex::default(), starts: Semaphore::new(STARTS) })
+        let cgroups = Cgroup::detect();
+        if let Err(why) = &cgroups {
+            tracing::warn!(%why, "limits of containers are not enforced on this node");
+        }
+        Ok(LocalRuntime { config, pods: Mutex::default(), starts: Semaphore::new(STARTS), cgroups })
     }
 
     fn dir(&self, uid: &str) -> PathBuf {
@@ -182,6 +188,19 @@ fn make_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
+/// Removes what is left of an ended pod. Its directory goes last: it says where the cgroup is.
+fn remove_pod(dir: &Path) -> Result<(), RuntimeError> {
+    let bytes = fs::read(dir.join(wire::SETUP)).unwrap_or_default();
+    let setup = serde_json::from_slice::<PodSetup>(&bytes).ok();
+    if let Some(cgroup) = setup.and_then(|s| s.cgroup) {
+        cgroup.remove().map_err(|e| RuntimeError::Refused(format!("the pod's cgroup stays: {e}")))?;
+    }
+    match fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(file(dir, &e)),
+        _ => Ok(()),
+    }
+}
+
 /// Whole or not at all.
 fn write(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), RuntimeError> {
     let mut new = OsString::from(path);
@@ -208,12 +227,15 @@ impl PodRuntime for LocalRuntime {
         let _permit = self.starts.acquire().await;
         // What an ended shim left behind would be taken for this one's.
         if dir.exists() {
-            link::kill(&dir).await.map_err(|e| shim(&setup.uid, &e))?;
-            fs::remove_dir_all(&dir).map_err(|e| file(&dir, &e))?;
+            if let Some(first) = First::of(&dir).await.map_err(|e| shim(&setup.uid, &e))? {
+                first.kill().await.map_err(|e| shim(&setup.uid, &e))?;
+            }
+            remove_pod(&dir)?;
         }
         make_dir(&dir).map_err(|e| file(&dir, &e))?;
         make_dir(&setup.log_dir).map_err(|e| file(&setup.log_dir, &e))?;
         let mut setup = setup.clone();
+        setup.cgroup = self.cgroups.as_ref().ok().map(|c| c.child(&setup.uid));
         setup.keep.extend([self.config.run_dir.clone(), setup.log_dir.clone()]);
         let program = fs::read_link(super::bin_dir(&self.config.run_dir).join("minisvc"));
         setup.keep.extend(program.ok().and_then(|p| Some(p.parent()?.to_path_buf())));
@@ -225,6 +247,10 @@ impl PodRuntime for LocalRuntime {
             return Err(e);
         }
         self.follow(&setup.uid).await
+    }
+
+    fn limits(&self) -> Result<(), String> {
+        self.cgroups.as_ref().map(drop).map_err(Clone::clone)
     }
 
     fn watch(&self, uid: &str) -> Result<watch::Receiver<PodState>, RuntimeError> {
@@ -252,28 +278,29 @@ impl PodRuntime for LocalRuntime {
 
     async fn end(&self, uid: &str) -> Result<(), RuntimeError> {
         let Some(mut state) = self.known(uid) else { return Ok(()) };
+        let first = First::of(&self.dir(uid)).await.map_err(|e| shim(uid, &e))?;
         let asked = async {
             match self.ask(uid, &Request::End).await {
-                Ok(_) | Err(RuntimeError::NoPod(_)) => Ok(()),
-                Err(e) => Err(e),
-            }?;
+                Ok(_) | Err(RuntimeError::NoPod(_)) => {}
+                Err(e) => return Err(e),
+            }
             // An error means that nobody tells the state any more, which is the end as well.
             let _ = state.wait_for(|s| !s.alive).await;
-            Ok::<(), RuntimeError>(())
+            match &first {
+                Some(first) => first.ended().await.map_err(|e| shim(uid, &e)),
+                None => Ok(()),
+            }
         };
-        match tokio::time::timeout(END, asked).await {
-            Ok(Ok(())) => Ok(()),
-            _ => link::kill(&self.dir(uid)).await.map_err(|e| shim(uid, &e)),
+        match (tokio::time::timeout(END, asked).await, &first) {
+            (Ok(Ok(())), _) | (_, None) => Ok(()),
+            (_, Some(first)) => first.kill().await.map_err(|e| shim(uid, &e)),
         }
     }
 
     async fn remove(&self, uid: &str) -> Result<(), RuntimeError> {
         self.pods.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
         let dir = self.dir(uid);
-        match fs::remove_dir_all(&dir) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(file(&dir, &e)),
-            _ => Ok(()),
-        }
+        remove_pod(&dir)
     }
 
     async fn exec(

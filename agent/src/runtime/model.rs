@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::cgroup::{Cgroup, Resources};
+
 /// Everything that is fixed when a pod is made. Kept in the pod's directory as `pod.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodSetup {
@@ -30,6 +32,9 @@ pub struct PodSetup {
     /// Show `minisvc` at [`SHARED_BIN`] too: the agent's directories are closed to the users that a container may run as.
     #[serde(default)]
     pub shared_bin: bool,
+    /// Holds the cgroups of the containers; the runtime sets it, where it can have any.
+    #[serde(default)]
+    pub cgroup: Option<Cgroup>,
     /// Seconds between SIGTERM and SIGKILL when the pod's object is no longer there to say so.
     pub grace_seconds: u32,
 }
@@ -52,6 +57,9 @@ pub struct ContainerSpec {
     pub cwd: PathBuf,
     /// Who runs it; the one that started the agent when absent.
     pub user: Option<User>,
+    /// What it asks for and may have.
+    #[serde(default)]
+    pub resources: Resources,
 }
 
 /// Who runs a process.
@@ -94,6 +102,9 @@ pub struct Exit {
     pub signal: Option<i32>,
     /// Why it never ran, when it could not be started.
     pub not_started: Option<String>,
+    /// The kernel killed it, or a process of its, for want of memory within its limit.
+    #[serde(default)]
+    pub oom_killed: bool,
     /// Start, in milliseconds since 1970.
     pub started_at: i64,
     /// End, in milliseconds since 1970.
@@ -122,6 +133,7 @@ impl PodState {
                 code: 137,
                 signal: Some(9),
                 not_started: None,
+                oom_killed: false,
                 started_at,
                 finished_at: now,
             });

@@ -2,8 +2,12 @@
 
 use std::{
     ffi::{CStr, CString},
-    io,
-    os::unix::process::CommandExt,
+    fs::File,
+    io::{self, Write},
+    os::{
+        fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+        unix::process::CommandExt,
+    },
     process::Command,
 };
 
@@ -13,7 +17,7 @@ use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
     sys::{prctl, signal::SigSet, stat::Mode},
-    unistd::{ForkResult, setsid},
+    unistd::{ForkResult, Pid, setsid},
 };
 
 /// Closes every file but the standard three: whatever was inherited.
@@ -30,6 +34,35 @@ pub fn fork() -> Result<ForkResult, Errno> {
     // SAFETY: with one thread no lock can be held by a thread that the child lacks.
     unsafe {
         nix::unistd::fork()
+    }
+}
+
+/// A file that is readable once the process has ended; for the first one of a PID namespace, once all of that have.
+pub fn end_of(pid: Pid) -> Result<OwnedFd, Errno> {
+    #[allow(unsafe_code, reason = "a system call that gives a new descriptor")]
+    // SAFETY: takes numbers only, and nobody else owns what it has just made.
+    unsafe {
+        let fd = Errno::result(libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0_u32))?;
+        Ok(OwnedFd::from_raw_fd(fd as libc::c_int))
+    }
+}
+
+/// Kills the process of [`end_of`]: that one, whoever has its number by now. ESRCH when it has ended.
+pub fn kill_by(end: impl AsFd) -> Result<(), Errno> {
+    let (fd, signal, info) = (end.as_fd().as_raw_fd(), libc::SIGKILL, std::ptr::null::<libc::siginfo_t>());
+    #[allow(unsafe_code, reason = "a system call on an open descriptor")]
+    // SAFETY: the descriptor is open, and without an info the kernel reads no memory.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, info, 0_u32) };
+    Errno::result(result).map(drop)
+}
+
+/// Has the command join cgroups before it runs, and before it is another user's: these are their open `cgroup.procs`.
+pub fn join(command: &mut Command, cgroups: Vec<File>) {
+    let prepare = move || cgroups.iter().try_for_each(|mut procs| procs.write_all(b"0"));
+    #[allow(unsafe_code, reason = "system calls only between fork and exec")]
+    // SAFETY: the closure makes system calls that are safe after a fork and allocates nothing.
+    unsafe {
+        command.pre_exec(prepare);
     }
 }
 

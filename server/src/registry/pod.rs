@@ -6,6 +6,7 @@ mod container;
 mod hooks;
 mod init;
 mod probes;
+mod resources;
 
 use std::collections::BTreeSet;
 

@@ -1,17 +1,19 @@
 //! A connection to a shim.
 
-use std::{
-    io,
-    os::fd::{AsRawFd, OwnedFd},
-    path::Path,
-    time::Duration,
-};
+use std::{io, os::fd::OwnedFd, path::Path, time::Duration};
 
-use nix::errno::Errno;
+use nix::{
+    errno::Errno,
+    sys::socket::{getsockopt, sockopt::PeerCredentials},
+    unistd::Pid,
+};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::super::wire::{self, Answer, Request};
-use crate::sys::packet;
+use crate::sys::{
+    packet,
+    process::{end_of, kill_by},
+};
 
 /// Between tries to connect to a shim whose queue is full.
 const BUSY: Duration = Duration::from_millis(5);
@@ -54,20 +56,42 @@ impl Link {
     }
 }
 
-/// Kills the shim that listens in `dir`, and with it, by the kernel, everything in its pod.
-pub async fn kill(dir: &Path) -> io::Result<()> {
-    use nix::sys::{
-        signal::{Signal, kill},
-        socket::{getsockopt, sockopt::PeerCredentials},
-    };
-    let link = match Link::connect(dir).await {
-        Err(e) if matches!(e.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => {
-            return Ok(());
+/// The first process of a pod, known by its socket.
+#[derive(Debug)]
+pub struct First {
+    pid: Pid,
+    end: AsyncFd<OwnedFd>,
+}
+
+impl First {
+    /// Of the pod in `dir`; `None` when nobody listens there any more.
+    pub async fn of(dir: &Path) -> io::Result<Option<First>> {
+        let link = match Link::connect(dir).await {
+            Err(e) if matches!(e.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => {
+                return Ok(None);
+            }
+            other => other?,
+        };
+        let pid = Pid::from_raw(getsockopt(link.0.get_ref(), PeerCredentials)?.pid());
+        let end = match end_of(pid) {
+            Err(Errno::ESRCH) => return Ok(None),
+            other => crate::sys::register(other?)?,
+        };
+        Ok(Some(First { pid, end }))
+    }
+
+    /// Returns when it has ended, and with it, by the kernel, everything in its pod.
+    pub async fn ended(&self) -> io::Result<()> {
+        self.end.readable().await.map(drop)
+    }
+
+    /// Kills it, and everything in its pod with it.
+    pub async fn kill(&self) -> io::Result<()> {
+        tracing::warn!(pid = self.pid.as_raw(), "a shim that does not end is killed");
+        match kill_by(self.end.get_ref()) {
+            Ok(()) => self.ended().await,
+            Err(Errno::ESRCH) => Ok(()),
+            Err(e) => Err(e.into()),
         }
-        other => other?,
-    };
-    let peer = getsockopt(link.0.get_ref(), PeerCredentials)?;
-    tracing::warn!(dir = %dir.display(), pid = peer.pid(), fd = link.0.get_ref().as_raw_fd(), "a shim that does not end is killed");
-    // The connection is open, so the pid is still that of the shim.
-    Ok(kill(nix::unistd::Pid::from_raw(peer.pid()), Signal::SIGKILL)?)
+    }
 }

@@ -1,7 +1,7 @@
 //! Programs of a pod: finding them, starting them, killing what they leave behind.
 
 use std::{
-    fs,
+    fs::{self, File},
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -13,14 +13,16 @@ use nix::{
 };
 
 use super::super::model::ContainerSpec;
-use crate::sys::process::contain;
+use crate::sys::process::{contain, join};
 
-/// Starts a program with the environment, directory and user of a container. The error is one line for the user.
+/// Starts a program with the environment, directory and user of a container, in the cgroups whose files these are. The error is
+/// one line for the user.
 pub fn spawn(
     argv: &[String],
     spec: &ContainerSpec,
     stdio: [Stdio; 3],
     terminal: bool,
+    cgroup: Vec<File>,
 ) -> Result<Pid, String> {
     let name =
         argv.first().filter(|n| !n.is_empty()).ok_or("command: required, a program and its arguments")?;
@@ -39,6 +41,7 @@ pub fn spawn(
     if let Some(user) = spec.user {
         command.uid(user.uid).gid(user.gid);
     }
+    join(&mut command, cgroup);
     contain(&mut command, terminal);
     // Its end is noticed by pid, as that of every other child of a first process.
     let child = command.spawn().map_err(|e| format!("exec: \"{name}\": {}", reason(&e)))?;

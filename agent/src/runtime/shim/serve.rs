@@ -21,6 +21,7 @@ use nix::{
 
 use super::{
     super::{
+        cgroup::Resources,
         model::{ContainerSpec, ContainerState, Exit, PodSetup, PodState, now_millis},
         wire::{self, Answer, Request},
     },
@@ -46,6 +47,8 @@ pub struct Pod {
     state: PodState,
     /// Main processes of running containers.
     main: BTreeMap<i32, String>,
+    /// Kills for want of memory before the newest start, by container.
+    oom_kills: BTreeMap<String, u64>,
     outputs: Vec<Output>,
     end: bool,
 }
@@ -86,6 +89,7 @@ impl Pod {
             clients: Vec::new(),
             state: PodState { alive: true, ..PodState::default() },
             main: BTreeMap::new(),
+            oom_kills: BTreeMap::new(),
             outputs: Vec::new(),
             end: false,
         };
@@ -181,10 +185,17 @@ impl Pod {
     /// Takes note of an ended child; true if it was a container's main process.
     fn ended(&mut self, pid: Pid, code: i32, signal: Option<i32>) -> bool {
         let finished_at = now_millis();
-        let exit = |started_at| Exit { code, signal, not_started: None, started_at, finished_at };
+        let exit = |started_at, oom_killed| Exit {
+            code,
+            signal,
+            not_started: None,
+            oom_killed,
+            started_at,
+            finished_at,
+        };
         if let Some(client) = self.clients.iter_mut().find(|c| c.exec.is_some_and(|(p, _)| p == pid)) {
             let started_at = client.exec.take().map_or(finished_at, |(_, at)| at);
-            client.send(&Answer::Exited(exit(started_at)), &[]);
+            client.send(&Answer::Exited(exit(started_at, false)), &[]);
             return false;
         }
         let Some(name) = self.main.remove(&pid.as_raw()) else { return false };
@@ -198,8 +209,9 @@ impl Pod {
         } else {
             process::kill_session(pid);
         }
+        let oom_killed = code != 0 && self.count_oom_kills(&name) > *self.oom_kills.get(&name).unwrap_or(&0);
         if let Some(container) = self.state.containers.get_mut(&name) {
-            container.exit = Some(exit(container.started_at));
+            container.exit = Some(exit(container.started_at, oom_killed));
         }
         true
     }
@@ -261,6 +273,7 @@ impl Pod {
                     code: NOT_STARTED,
                     signal: None,
                     not_started: Some(why),
+                    oom_killed: false,
                     started_at,
                     finished_at: started_at,
                 });
@@ -277,9 +290,26 @@ impl Pod {
         let ((out, stdout), (err, stderr)) = (pipe()?, pipe()?);
         let output = Output::new(&log, self.setup.log_limit, out, err)
             .map_err(|e| format!("cannot write the log {}: {e}", log.display()))?;
-        let pid = process::spawn(&spec.argv, spec, [Stdio::null(), stdout.into(), stderr.into()], false)?;
+        let cgroup = self.cgroup(spec)?;
+        self.oom_kills.insert(spec.name.clone(), self.count_oom_kills(&spec.name));
+        let stdio = [Stdio::null(), stdout.into(), stderr.into()];
+        let pid = process::spawn(&spec.argv, spec, stdio, false, cgroup)?;
         self.outputs.push(output);
         Ok(pid)
+    }
+
+    /// What a process of the container writes to in order to be held to its limits. A container without any stays with the agent.
+    fn cgroup(&self, spec: &ContainerSpec) -> Result<Vec<fs::File>, String> {
+        match &self.setup.cgroup {
+            Some(cgroup) if spec.resources != Resources::default() => {
+                cgroup.open(&spec.name, &spec.resources)
+            }
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    fn count_oom_kills(&self, container: &str) -> u64 {
+        self.setup.cgroup.as_ref().map_or(0, |c| c.oom_kills(container))
     }
 
     fn exec(
@@ -294,7 +324,9 @@ impl Pod {
             return Err(format!("container {container} does not run"));
         }
         let stdio: [OwnedFd; 3] = files.try_into().map_err(|_| "exec needs three files".to_owned())?;
-        let pid = process::spawn(argv, &self.spec(container)?, stdio.map(Stdio::from), tty)?;
+        let spec = self.spec(container)?;
+        let cgroup = self.cgroup(&spec)?;
+        let pid = process::spawn(argv, &spec, stdio.map(Stdio::from), tty, cgroup)?;
         self.clients[i].exec = Some((pid, now_millis()));
         Ok(Answer::Done)
     }

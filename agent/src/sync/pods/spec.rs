@@ -1,5 +1,7 @@
 //! From a Pod to what the runtime is told. Pure; what depends on the machine comes in as values.
 
+mod resources;
+
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},
@@ -8,6 +10,8 @@ use std::{
 
 use k8s_openapi::api::core::v1::{Container, EnvVar, Pod};
 
+pub use self::resources::limits_not_enforced;
+use self::resources::resources;
 use crate::runtime::{ContainerSpec, SHARED_BIN, User};
 
 /// What the environment of a container depends on, beside the Pod.
@@ -99,6 +103,7 @@ pub fn container_spec(
         env,
         cwd: PathBuf::from("/").join(cwd),
         user,
+        resources: resources(container),
     })
 }
 

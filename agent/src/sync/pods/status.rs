@@ -45,6 +45,7 @@ fn reason(exit: &Exit) -> &'static str {
     match exit {
         Exit { not_started: Some(_), .. } => "StartError",
         Exit { code: 0, .. } => "Completed",
+        Exit { oom_killed: true, .. } => "OOMKilled",
         _ => "Error",
     }
 }

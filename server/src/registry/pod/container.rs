@@ -5,15 +5,13 @@ use std::collections::BTreeSet;
 use minisvc_proto::{Cause, names::check_dns_label};
 use serde_json::{Map, Value};
 
-use super::{super::service::is_port_name, Field, hooks, probes, refuse, security, set_default};
+use super::{super::service::is_port_name, Field, hooks, probes, refuse, resources, security, set_default};
 
 /// Fields of a container that would change what it does and cannot be had, with the reason.
-const REFUSED: [(&str, &str); 8] = [
+const REFUSED: [(&str, &str); 6] = [
     ("envFrom", "there are no ConfigMaps and Secrets: name each variable in env"),
     ("volumeMounts", "volumes are not supported: a pod sees the node's file system, with /tmp of its own"),
     ("volumeDevices", "volumes are not supported"),
-    ("resources.limits", "nobody enforces limits: leave them out"),
-    ("resources.requests", "nobody reserves resources: leave them out"),
     ("resources.claims", "resource claims are not supported"),
     ("stdin", "a container reads nothing from its standard input"),
     ("tty", "a container has no terminal: use `minisvc exec -t`"),
@@ -44,6 +42,7 @@ pub fn set_defaults(container: &mut Map<String, Value>) {
     }
     probes::set_defaults(container);
     hooks::set_defaults(container);
+    resources::set_defaults(container);
     for variable in container.get_mut("env").and_then(Value::as_array_mut).into_iter().flatten() {
         if let Some(field) = variable.pointer_mut("/valueFrom/fieldRef").and_then(Value::as_object_mut) {
             set_default(field, "apiVersion", "v1".into());
@@ -106,6 +105,7 @@ pub fn validate<'a>(
     }
     probes::validate(container, faults);
     hooks::validate(container, grace, faults);
+    resources::validate(container, faults);
 }
 
 fn env(variable: &Field<'_>, faults: &mut Vec<Cause>) {
@@ -125,9 +125,7 @@ fn env(variable: &Field<'_>, faults: &mut Vec<Cause>) {
     for field in ["configMapKeyRef", "secretKeyRef", "resourceFieldRef", "fileKeyRef"] {
         let field = from.child(field);
         if field.value.is_some() {
-            faults.push(
-                field.forbidden("only fieldRef can be had: there are no ConfigMaps, Secrets and resources"),
-            );
+            faults.push(field.forbidden("only fieldRef can be had: there are no ConfigMaps and Secrets"));
         }
     }
     let path = from.child("fieldRef").child("fieldPath");

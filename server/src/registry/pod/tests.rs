@@ -79,10 +79,6 @@ fn each_fault_names_its_field_and_the_rule() {
             "spec.containers[0].restartPolicy: Forbidden: may not be set for non-init containers",
         ),
         (
-            container(json!({"resources": {"limits": {"cpu": "1"}}})),
-            "spec.containers[0].resources.limits: Forbidden: nobody enforces",
-        ),
-        (
             container(json!({"securityContext": {"privileged": true}})),
             "spec.containers[0].securityContext.privileged: Forbidden",
         ),

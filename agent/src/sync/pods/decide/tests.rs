@@ -5,7 +5,14 @@ const NOW: i64 = 1_000_000;
 const GRACE: i64 = 30_000;
 
 fn exit(code: i32, ago: i64) -> Exit {
-    Exit { code, signal: None, not_started: None, started_at: NOW - ago - 50, finished_at: NOW - ago }
+    Exit {
+        code,
+        signal: None,
+        not_started: None,
+        oom_killed: false,
+        started_at: NOW - ago - 50,
+        finished_at: NOW - ago,
+    }
 }
 
 fn one(attempt: u32, exit: Option<Exit>) -> ContainerState {

@@ -18,6 +18,7 @@ pub fn read_back(pod: &Object, now: i64) -> BTreeMap<String, ContainerState> {
         code: v["exitCode"].as_i64().and_then(|c| i32::try_from(c).ok()).unwrap_or(137),
         signal: v["signal"].as_i64().and_then(|c| i32::try_from(c).ok()),
         not_started: (v["reason"] == "StartError").then(|| v["message"].as_str().unwrap_or("").to_owned()),
+        oom_killed: v["reason"] == "OOMKilled",
         started_at: millis(v, "startedAt").unwrap_or(now),
         finished_at: millis(v, "finishedAt").unwrap_or(now),
     };
@@ -30,7 +31,14 @@ pub fn read_back(pod: &Object, now: i64) -> BTreeMap<String, ContainerState> {
         let (state, last) = (&status["state"], &status["lastState"]["terminated"]);
         let ended = if let Some(running) = state.get("running") {
             let started_at = millis(running, "startedAt").unwrap_or(now);
-            Exit { code: 137, signal: Some(9), not_started: None, started_at, finished_at: now }
+            Exit {
+                code: 137,
+                signal: Some(9),
+                not_started: None,
+                oom_killed: false,
+                started_at,
+                finished_at: now,
+            }
         } else if let Some(ended) = state.get("terminated") {
             exit(ended)
         } else if last.is_object() {

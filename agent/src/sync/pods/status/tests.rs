@@ -10,7 +10,7 @@ fn pod() -> Object {
 }
 
 fn exit(code: i32) -> Exit {
-    Exit { code, signal: None, not_started: None, started_at: T, finished_at: T + 5000 }
+    Exit { code, signal: None, not_started: None, oom_killed: false, started_at: T, finished_at: T + 5000 }
 }
 
 fn running(attempt: u32, previous: Option<Exit>) -> ContainerState {

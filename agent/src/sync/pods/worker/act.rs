@@ -141,6 +141,7 @@ impl<R: PodRuntime, N: PodNetwork> Worker<R, N> {
             log_limit: LOG_LIMIT,
             keep: Vec::new(),
             shared_bin: spec::has_other_user(&self.pod),
+            cgroup: None,
             grace_seconds: u32::try_from(self.grace() / 1000).unwrap_or(u32::MAX),
         };
         shared.runtime.create(&setup).await.map_err(|e| e.to_string())?;
@@ -151,6 +152,9 @@ impl<R: PodRuntime, N: PodNetwork> Worker<R, N> {
         shared.network.attach(&self.uid, ip, netns).await?;
         self.sandbox = Sandbox::Alive;
         self.waiting.clear();
+        if let Some(message) = spec::limits_not_enforced(&self.pod, shared.runtime.limits()) {
+            self.event(Severity::Warning, "LimitsNotEnforced", message);
+        }
         Ok(())
     }
 
