@@ -1,25 +1,21 @@
 //! What each controller does with a key: look, decide (pure, elsewhere), write.
 
 mod network;
+mod workloads;
 
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use minisvc_proto::{
-    ApiError, Object, ObjectKey, Reason,
-    resource::{PODS, REPLICA_SETS, RESOURCES},
-};
+use minisvc_proto::{ApiError, Object, ObjectKey, Reason, resource::RESOURCES};
 use serde_json::{Value, json};
 
 use super::{
-    action::{Action, Plan},
-    claim::{claim, remove_owner},
-    deployment,
+    action::Action,
+    claim::remove_owner,
     events::Severity,
     pod,
     programmed::{self, Standing},
     queue::Outcome,
-    replicaset,
     world::World,
 };
 use crate::{
@@ -32,6 +28,7 @@ use crate::{
 };
 
 pub use network::{endpoints, load_balancer, service};
+pub use workloads::{deployment, replica_set};
 
 type Reconciled = Result<Outcome, ApiError>;
 
@@ -39,62 +36,6 @@ type Reconciled = Result<Outcome, ApiError>;
 const QUARANTINE: Duration = Duration::from_secs(40);
 
 // Each takes what it needs out of the picture and decides without its lock: a large set must not hold up the others.
-
-/// The ReplicaSets and the status of a Deployment.
-pub async fn deployment(world: &World, key: ObjectKey) -> Reconciled {
-    let (deployment, owned, unowned) = {
-        let sight = world.sight();
-        let Some(deployment) = sight.picture.get(&key).cloned() else { return Ok(Outcome::Done) };
-        let unowned = sight.picture.unowned(&REPLICA_SETS, deployment.namespace().unwrap_or("default"));
-        let owned = sight.picture.owned(&deployment, &REPLICA_SETS);
-        (deployment, owned, unowned)
-    };
-    let (sets, claims) = claim(&deployment, owned, unowned);
-    let plan = if claims.is_empty() {
-        deployment::reconcile(&deployment, &sets, Timestamp::now())
-    } else {
-        // Adopted sets come back as changes.
-        Plan { actions: claims, again: None }
-    };
-    for action in &plan.actions {
-        let (Action::Create(set) | Action::Update(set)) = action else { continue };
-        let replicas = set.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0);
-        let message = format!("Scaled replica set {} to {replicas}", set.name());
-        world.recorder.tell(&deployment, Severity::Normal, "ScalingReplicaSet", message);
-    }
-    world.carry_out(plan.actions).await?;
-    Ok(plan.again.map_or(Outcome::Done, Outcome::Again))
-}
-
-/// The pods and the status of a ReplicaSet.
-pub async fn replica_set(world: &World, key: ObjectKey) -> Reconciled {
-    let (set, owned, unowned) = {
-        let sight = world.sight();
-        let Some(set) = sight.picture.get(&key).cloned() else { return Ok(Outcome::Done) };
-        let unowned = sight.picture.unowned(&PODS, set.namespace().unwrap_or("default"));
-        let owned = sight.picture.owned(&set, &PODS);
-        (set, owned, unowned)
-    };
-    let (pods, claims) = claim(&set, owned, unowned);
-    let mut plan =
-        replicaset::reconcile(&set, &pods, Timestamp::now(), crate::registry::rules::random_suffix);
-    plan.actions.splice(0..0, claims);
-    let creates = plan.actions.iter().any(|a| matches!(a, Action::Create(_)));
-    match world.carry_out(plan.actions).await {
-        Ok(_) => Ok(plan.again.map_or(Outcome::Done, Outcome::Again)),
-        Err(error) => {
-            if creates && !error.is_conflict() && !error.is_already_exists() {
-                world.recorder.tell(
-                    &set,
-                    Severity::Warning,
-                    "FailedCreate",
-                    format!("Error creating: {error}"),
-                );
-            }
-            Err(error)
-        }
-    }
-}
 
 /// The node of a pod that has none.
 pub async fn unscheduled(world: &World, key: ObjectKey) -> Reconciled {

@@ -1,5 +1,7 @@
 //! Pods from a ReplicaSet.
 
+mod victims;
+
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
@@ -10,16 +12,24 @@ use super::{
     action::{Action, Plan, is_controlled_by, number, owned_by},
     pod,
 };
+use crate::conditions;
 
 /// Pods that one reconcile makes or deletes at most; what it wrote brings the set back for the next ones. [pkg/controller/replicaset,
 /// BurstReplicas]
 const BURST: usize = 500;
 
+/// The longest beginning of a pod's name, so that the whole has 63 characters. [apiserver/pkg/storage/names]
+const LONGEST_BASE: usize = 58;
+
+/// The condition of a set whose pods cannot be made or deleted.
+pub const FAILURE: &str = "ReplicaFailure";
+
 /// The writes that bring the pods of the set to its number, and its status in line; and when a pod will have been ready for
-/// long enough. `suffix` gives the end of a new pod's name.
+/// long enough. `related`: the pods of all sets of its owner, which share the nodes. `suffix` gives the end of a new pod's name.
 pub fn reconcile(
     set: &Object,
     pods: &[Arc<Object>],
+    related: &[Arc<Object>],
     now: Timestamp,
     mut suffix: impl FnMut() -> String,
 ) -> Plan {
@@ -31,19 +41,20 @@ pub fn reconcile(
     let mut actions: Vec<Action> =
         owned().filter(|p| pod::is_ended(p)).filter_map(|p| Action::delete(p)).collect();
     let mut live: Vec<&Arc<Object>> = owned().filter(|p| !pod::is_ended(p)).collect();
-    let wanted = usize::try_from(number(set, "/spec/replicas").unwrap_or(1)).unwrap_or(0);
+    let wanted = usize::try_from(wanted(set)).unwrap_or(0);
 
+    let min_ready = number(set, "/spec/minReadySeconds").and_then(|s| u64::try_from(s).ok()).unwrap_or(0);
+    let min_ready = Duration::from_secs(min_ready);
     for _ in live.len()..wanted.min(live.len() + BURST) {
         actions.push(Action::Create(new_pod(set, &suffix())));
     }
     if live.len() > wanted {
-        live.sort_by_cached_key(|p| worth(p));
+        victims::sort(&mut live, related, min_ready, now);
         let surplus = (live.len() - wanted).min(BURST);
         actions.extend(live.iter().take(surplus).filter_map(|p| Action::delete(p)));
     }
 
-    let min_ready = number(set, "/spec/minReadySeconds").and_then(|s| u64::try_from(s).ok()).unwrap_or(0);
-    let waits = live.iter().map(|p| pod::available_in(p, Duration::from_secs(min_ready), now));
+    let waits = live.iter().map(|p| pod::available_in(p, min_ready, now));
     let (mut ready, mut available, mut again) = (0_usize, 0_usize, None::<Duration>);
     for wait in waits.flatten() {
         ready += 1;
@@ -66,20 +77,27 @@ pub fn reconcile(
         status.insert(field.into(), count.into());
     }
     status.insert("observedGeneration".into(), set.generation().into());
+    if wanted == live.len() {
+        conditions::remove(&mut new, FAILURE);
+    }
     if new != *set {
         actions.push(Action::UpdateStatus(new));
     }
     Plan { actions, again }
 }
 
-/// What goes first is least: unscheduled, then not ready, then the youngest. The name makes the order total.
-fn worth(p: &Object) -> (bool, bool, std::cmp::Reverse<String>, String) {
-    let created = p.str_at("/metadata/creationTimestamp").unwrap_or("").to_owned();
-    (pod::node(p).is_some(), pod::is_ready(p), std::cmp::Reverse(created), p.name().to_owned())
+/// Whether some of this many pods have to go.
+pub fn has_surplus(set: &Object, pods: usize) -> bool {
+    usize::try_from(wanted(set)).is_ok_and(|wanted| pods > wanted)
+}
+
+fn wanted(set: &Object) -> i64 {
+    number(set, "/spec/replicas").unwrap_or(1)
 }
 
 fn new_pod(set: &Object, suffix: &str) -> Object {
-    let mut new = Object::new(&PODS, set.namespace(), &format!("{}-{suffix}", set.name()));
+    let base: String = format!("{}-", set.name()).chars().take(LONGEST_BASE).collect();
+    let mut new = Object::new(&PODS, set.namespace(), &format!("{base}{suffix}"));
     let template = |field: &str| set.pointer(&format!("/spec/template/{field}")).cloned();
     for field in ["labels", "annotations"] {
         if let Some(value) = template(&format!("metadata/{field}")) {
@@ -129,7 +147,7 @@ mod tests {
     #[test]
     fn missing_pods_are_made_from_the_template() {
         let mut n = 0;
-        let actions = reconcile(&set(2), &[one("a", true, true, "1")], Timestamp::UNIX_EPOCH, || {
+        let actions = reconcile(&set(2), &[one("a", true, true, "1")], &[], Timestamp::UNIX_EPOCH, || {
             n += 1;
             n.to_string()
         })
@@ -144,7 +162,7 @@ mod tests {
     #[test]
     fn a_set_of_more_pods_than_anybody_can_have_is_made_step_by_step() {
         let created = |set: &Object, pods: &[Arc<Object>]| {
-            let actions = reconcile(set, pods, Timestamp::UNIX_EPOCH, String::new).actions;
+            let actions = reconcile(set, pods, &[], Timestamp::UNIX_EPOCH, String::new).actions;
             actions.iter().filter(|a| matches!(a, Action::Create(_))).count()
         };
         let huge = set(usize::try_from(i32::MAX).unwrap());
@@ -154,23 +172,42 @@ mod tests {
     }
 
     #[test]
-    fn the_least_worthy_go_first() {
+    fn surplus_pods_go_the_least_worthy_first() {
         let pods = [
             one("old", true, true, "1"),
-            one("young", true, true, "2"),
             one("unready", true, false, "0"),
             one("unbound", false, false, "0"),
         ];
-        for (replicas, expected) in [
-            (3, &["web-unbound"][..]),
-            (2, &["web-unbound", "web-unready"]),
-            (1, &["web-unbound", "web-unready", "web-young"]),
-        ] {
-            assert_eq!(
-                deleted(&reconcile(&set(replicas), &pods, Timestamp::UNIX_EPOCH, String::new).actions),
-                expected
-            );
+        for (replicas, expected) in
+            [(3, &[][..]), (2, &["web-unbound"]), (1, &["web-unbound", "web-unready"])]
+        {
+            let plan = reconcile(&set(replicas), &pods, &[], Timestamp::UNIX_EPOCH, String::new);
+            assert_eq!(deleted(&plan.actions), expected);
         }
+    }
+
+    #[test]
+    fn trouble_is_over_when_every_pod_is_there() {
+        let mut set = set(1);
+        let failure = conditions::Condition {
+            kind: FAILURE,
+            status: "True",
+            reason: "FailedCreate",
+            message: String::new(),
+        };
+        conditions::set(&mut set, &failure, "then");
+        for (pods, lasts) in [(vec![], true), (vec![one("a", true, true, "1")], false)] {
+            let plan = reconcile(&set, &pods, &[], Timestamp::UNIX_EPOCH, String::new);
+            let Some(Action::UpdateStatus(after)) = plan.actions.last() else { panic!("{plan:?}") };
+            assert_eq!(conditions::get(after, FAILURE).is_some(), lasts);
+        }
+    }
+
+    #[test]
+    fn a_pods_name_fits_a_label_whatever_its_sets_name() {
+        let mut set = set(1);
+        set.metadata_mut().insert("name".into(), "x".repeat(200).into());
+        assert_eq!(new_pod(&set, "bcdfg").name(), format!("{}bcdfg", "x".repeat(58)));
     }
 
     #[test]
@@ -180,7 +217,7 @@ mod tests {
         let mut stranger = (*one("stranger", true, true, "1")).clone();
         stranger.metadata_mut().remove("ownerReferences");
         let actions =
-            reconcile(&set(1), &[Arc::new(ended), Arc::new(stranger)], Timestamp::UNIX_EPOCH, || {
+            reconcile(&set(1), &[Arc::new(ended), Arc::new(stranger)], &[], Timestamp::UNIX_EPOCH, || {
                 "new".into()
             })
             .actions;
@@ -200,7 +237,7 @@ mod tests {
             [("00:00:04Z", 0, Some(6)), ("00:00:10Z", 1, None), ("00:01:00Z", 1, None)]
         {
             let now = format!("2026-01-01T{now}").parse().unwrap();
-            let plan = reconcile(&set, &[Arc::new(p.clone())], now, String::new);
+            let plan = reconcile(&set, &[Arc::new(p.clone())], &[], now, String::new);
             let Action::UpdateStatus(s) = &plan.actions[0] else { panic!("{plan:?}") };
             assert_eq!(s.pointer("/status/availableReplicas"), Some(&available.into()));
             assert_eq!(plan.again, again.map(Duration::from_secs));

@@ -3,6 +3,7 @@
 mod cluster;
 mod load_balancer;
 mod mirroring;
+mod rollouts;
 mod silence;
 
 use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};

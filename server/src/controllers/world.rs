@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::{
     action::Action,
+    deployment,
     events::Recorder,
     load_balancer::{self, claimants::Claimants},
     mirroring,
@@ -236,6 +237,18 @@ impl World {
             }
         }
         Self::route_to_owner(sight, changed, &self.queues.replica_sets);
+        // A Deployment that starts nothing beside old pods waits for the end of these.
+        if changed.new.as_deref().is_none_or(pod::is_ended) {
+            let owner = |o: &Object| {
+                let key = sight.picture.by_uid(o.controller_uid()?)?;
+                sight.picture.get(key)
+            };
+            let set = states(changed).find_map(owner);
+            let deployment = set.and_then(|s| owner(s)).filter(|d| deployment::is_recreate(d));
+            if let Some(key) = deployment.and_then(|d| d.key()) {
+                self.queues.deployments.add(key);
+            }
+        }
         let Some(p) = &changed.new else {
             sight.loads.set(key, None);
             sight.unplaced.remove(key);
