@@ -7,6 +7,7 @@ pub mod firewall;
 pub mod health_checks;
 pub mod node_ports;
 pub mod nodes;
+mod parallel;
 pub mod peers;
 pub mod pods;
 pub mod port_claims;

@@ -3,10 +3,11 @@
 use std::{
     net::Ipv4Addr,
     sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use minisvc_agent::{
     dataplane::Dataplane,
     dns::{SharedZone, Zone, ZoneConfig},
@@ -62,9 +63,15 @@ impl Lists {
     }
 
     fn world(&self) -> anyhow::Result<World> {
+        // Each list has an informer, with a task of its own.
+        let (services, slices) = thread::scope(|informers| {
+            let services = informers.spawn(|| parse(&self.services));
+            (services.join(), parse(&self.slices))
+        });
+        let services = services.map_err(|_| anyhow!("the list of services: a panic"))?;
         let mut world = World::default();
-        world.reset_services(Revision(1), &parse(&self.services)?);
-        world.reset_slices(Revision(1), &parse(&self.slices)?);
+        world.reset_services(Revision(1), services?);
+        world.reset_slices(Revision(1), slices?);
         Ok(world)
     }
 }

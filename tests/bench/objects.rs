@@ -3,7 +3,7 @@
 use std::{net::Ipv4Addr, sync::Arc};
 
 use minisvc_agent::{
-    plan::{ServiceKey, ServicePlan, Viewpoint, plan_service},
+    plan::{ServiceKey, ServicePlan, Viewpoint},
     sync::world::World,
 };
 use minisvc_proto::{Object, Revision};
@@ -104,16 +104,13 @@ pub fn plan(
 ) -> anyhow::Result<Vec<(ServiceKey, Option<ServicePlan>)>> {
     let objects = |all: Vec<Value>| all.into_iter().map(object).collect::<Result<Vec<_>, _>>();
     let mut world = World::default();
-    world.reset_services(Revision(1), &objects(services)?);
-    world.reset_slices(Revision(1), &objects(slices)?);
+    world.reset_services(Revision(1), objects(services)?);
+    world.reset_slices(Revision(1), objects(slices)?);
     Ok(touched(&mut world))
 }
 
 /// What an agent would bring into its kernel next.
 pub fn touched(world: &mut World) -> Vec<(ServiceKey, Option<ServicePlan>)> {
     let keys = world.take_dirty();
-    let plan = |key: &ServiceKey| {
-        world.service(key).map(|(service, slices)| plan_service(service, &slices, &Viewpoint::default()))
-    };
-    keys.into_iter().map(|key| (key.clone(), plan(&key))).collect()
+    world.plans(&keys, &Viewpoint::default())
 }

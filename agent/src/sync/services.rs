@@ -25,7 +25,7 @@ use super::{
 use crate::{
     dataplane::Handle,
     dns::SharedZone,
-    plan::{ServiceKey, ServicePlan, Viewpoint, plan_service},
+    plan::{ServiceKey, Viewpoint},
 };
 
 const FIRST_RETRY: Duration = Duration::from_millis(50);
@@ -139,32 +139,21 @@ async fn program(
     keys: &BTreeSet<ServiceKey>,
     outputs: &mut Outputs,
 ) -> Result<(), crate::nft::NftError> {
-    let mut planned: Vec<_> = keys
-        .iter()
-        .map(|key| {
-            let found = world.service(key).map(|(service, slices)| {
-                let plan = plan_service(service, &slices, here);
-                (service, slices, plan)
-            });
-            (key, found)
-        })
-        .collect();
+    let mut planned = world.plans(keys, here);
     // Those that are gone first: what they had is free for the others.
-    planned.sort_by_key(|(_, found)| found.is_some());
-    for (key, found) in &mut planned {
-        let (uid, plan, balances) = match found {
-            Some((service, _, plan)) => (service.metadata.uid.as_deref(), Some(plan), is_ours(service)),
-            None => (None, None, false),
-        };
-        outputs.claims.settle(key, uid.unwrap_or_default(), plan, &here.addresses, balances);
+    planned.sort_by_key(|(_, plan)| plan.is_some());
+    for (key, plan) in &mut planned {
+        let service = world.service(key).map(|(service, _)| service);
+        let uid = service.and_then(|service| service.metadata.uid.as_deref()).unwrap_or_default();
+        let balances = service.is_some_and(is_ours);
+        outputs.claims.settle(key, uid, plan.as_mut(), &here.addresses, balances);
     }
-    let plan_of = |found: &Option<(_, _, ServicePlan)>| found.as_ref().map(|(_, _, plan)| plan.clone());
-    let touched = planned.iter().map(|(key, found)| ((*key).clone(), plan_of(found))).collect();
-    outputs.dataplane.apply(touched).await?;
-    for (key, found) in &planned {
-        let found = found.as_ref();
-        outputs.doors.put(key, found.map(|(service, _, plan)| (*service, plan)));
-        outputs.health_checks.put(key, found.map(|(service, slices, _)| (*service, &slices[..])));
+    outputs.dataplane.apply(planned.clone()).await?;
+    for (key, plan) in &planned {
+        let found = world.service(key);
+        let service = found.as_ref().map(|(service, _)| *service);
+        outputs.doors.put(key, service.zip(plan.as_ref()));
+        outputs.health_checks.put(key, found.as_ref().map(|(service, slices)| (*service, slices.as_slice())));
     }
     for key in keys {
         let found = world.service(key);
@@ -183,14 +172,14 @@ fn drain(events: &mut mpsc::Receiver<InformerEvent>, mut put: impl FnMut(Informe
 
 fn put_service(world: &mut World, event: InformerEvent) {
     match event {
-        InformerEvent::Reset(revision, objects) => world.reset_services(revision, &objects),
+        InformerEvent::Reset(revision, objects) => world.reset_services(revision, objects),
         InformerEvent::Changed(event) => world.service_event(event.kind, &event.object),
     }
 }
 
 fn put_slice(world: &mut World, event: InformerEvent) {
     match event {
-        InformerEvent::Reset(revision, objects) => world.reset_slices(revision, &objects),
+        InformerEvent::Reset(revision, objects) => world.reset_slices(revision, objects),
         InformerEvent::Changed(event) => world.slice_event(event.kind, &event.object),
     }
 }

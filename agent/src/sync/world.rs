@@ -9,7 +9,10 @@ use std::{
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use minisvc_proto::{Object, Revision, watch::EventType};
 
-use crate::plan::{ServiceKey, Viewpoint, are_planned_alike, balanced_addresses, has_hints};
+use super::parallel;
+use crate::plan::{
+    ServiceKey, ServicePlan, Viewpoint, are_planned_alike, balanced_addresses, has_hints, plan_service,
+};
 
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
@@ -44,6 +47,21 @@ fn service_key(object: &Object) -> ServiceKey {
     ServiceKey { namespace, name }
 }
 
+/// An EndpointSlice as it came, with what it is filed under.
+struct NamedSlice {
+    id: SliceId,
+    /// The name of its service, if a label says it.
+    service: Option<String>,
+    slice: serde_json::Result<EndpointSlice>,
+}
+
+impl NamedSlice {
+    fn of(object: &Object) -> Self {
+        let service = object.label(SERVICE_LABEL).map(str::to_owned);
+        NamedSlice { id: slice_id(object), service, slice: object.typed() }
+    }
+}
+
 impl World {
     /// Both kinds have been listed: what is absent here does not exist.
     pub fn is_complete(&self) -> bool {
@@ -51,7 +69,7 @@ impl World {
     }
 
     /// The whole list of services: what is not in it is gone.
-    pub fn reset_services(&mut self, revision: Revision, objects: &[Arc<Object>]) {
+    pub fn reset_services(&mut self, revision: Revision, objects: Vec<Arc<Object>>) {
         let gone: Vec<ServiceKey> = {
             let now: BTreeSet<ServiceKey> = objects.iter().map(|o| service_key(o)).collect();
             self.services.keys().filter(|k| !now.contains(*k)).cloned().collect()
@@ -59,8 +77,8 @@ impl World {
         for key in gone {
             self.drop_service(key);
         }
-        for object in objects {
-            self.put_service(object);
+        for (key, service) in parallel::map(objects, |o| (service_key(&o), o.typed())) {
+            self.put_service(key, service);
         }
         self.services_seen = revision;
         self.listed.0 = true;
@@ -69,17 +87,16 @@ impl World {
     /// One change of a service; a bookmark moves the revision only.
     pub fn service_event(&mut self, kind: EventType, object: &Object) {
         match kind {
-            EventType::Added | EventType::Modified => self.put_service(object),
+            EventType::Added | EventType::Modified => self.put_service(service_key(object), object.typed()),
             EventType::Deleted => self.drop_service(service_key(object)),
             EventType::Bookmark | EventType::Error => {}
         }
         self.services_seen = object.revision().unwrap_or(self.services_seen).max(self.services_seen);
     }
 
-    fn put_service(&mut self, object: &Object) {
-        let key = service_key(object);
+    fn put_service(&mut self, key: ServiceKey, service: serde_json::Result<Service>) {
         // An object of a shape that we cannot read is left out, loudly, rather than programmed wrongly.
-        match object.typed::<Service>() {
+        match service {
             Ok(service) => {
                 // Conditions and the like touch no rule.
                 if self.services.get(&key).is_none_or(|old| !are_planned_alike(old, &service)) {
@@ -127,14 +144,14 @@ impl World {
     }
 
     /// The whole list of slices.
-    pub fn reset_slices(&mut self, revision: Revision, objects: &[Arc<Object>]) {
+    pub fn reset_slices(&mut self, revision: Revision, objects: Vec<Arc<Object>>) {
         let now: BTreeSet<SliceId> = objects.iter().map(|o| slice_id(o)).collect();
         let gone: Vec<_> = self.slice_owner.keys().filter(|k| !now.contains(*k)).cloned().collect();
         for key in gone {
             self.drop_slice(&key);
         }
-        for object in objects {
-            self.put_slice(object);
+        for slice in parallel::map(objects, |o| NamedSlice::of(&o)) {
+            self.put_slice(slice);
         }
         self.slices_seen = revision;
         self.listed.1 = true;
@@ -143,16 +160,15 @@ impl World {
     /// One change of a slice; a bookmark moves the revision only.
     pub fn slice_event(&mut self, kind: EventType, object: &Object) {
         match kind {
-            EventType::Added | EventType::Modified => self.put_slice(object),
+            EventType::Added | EventType::Modified => self.put_slice(NamedSlice::of(object)),
             EventType::Deleted => self.drop_slice(&slice_id(object)),
             EventType::Bookmark | EventType::Error => {}
         }
         self.slices_seen = object.revision().unwrap_or(self.slices_seen).max(self.slices_seen);
     }
 
-    fn put_slice(&mut self, object: &Object) {
-        let id = slice_id(object);
-        let Some(name) = object.labels().remove(SERVICE_LABEL) else {
+    fn put_slice(&mut self, NamedSlice { id, service, slice }: NamedSlice) {
+        let Some(name) = service else {
             self.drop_slice(&id);
             return;
         };
@@ -160,16 +176,17 @@ impl World {
         if self.slice_owner.get(&id).is_some_and(|old| *old != owner) {
             self.drop_slice(&id);
         }
-        match object.typed::<EndpointSlice>() {
+        match slice {
             Ok(slice) => {
                 self.slice_owner.insert(id.clone(), owner.clone());
-                let old = self.slices.entry(owner.clone()).or_default().insert(id.1, slice.clone());
+                let slices = self.slices.entry(owner.clone()).or_default();
                 // Labels, annotations and the like touch no rule.
-                let same = old.is_some_and(|old| {
-                    (old.address_type, old.endpoints, old.ports)
-                        == (slice.address_type, slice.endpoints, slice.ports)
+                let is_same = slices.get(&id.1).is_some_and(|old| {
+                    (&old.address_type, &old.endpoints, &old.ports)
+                        == (&slice.address_type, &slice.endpoints, &slice.ports)
                 });
-                if !same {
+                slices.insert(id.1, slice);
+                if !is_same {
                     self.dirty.insert(owner);
                 }
             }
@@ -186,6 +203,18 @@ impl World {
             }
         }
         self.dirty.insert(owner);
+    }
+
+    /// What a node should serve of each of these services; nothing of one that does not exist.
+    pub fn plans(
+        &self,
+        keys: &BTreeSet<ServiceKey>,
+        here: &Viewpoint,
+    ) -> Vec<(ServiceKey, Option<ServicePlan>)> {
+        parallel::map(keys.iter().collect(), |key| {
+            let found = self.service(key);
+            (key.clone(), found.map(|(service, slices)| plan_service(service, &slices, here)))
+        })
     }
 
     /// A service with its slices, or `None` if there is no such service.
@@ -229,7 +258,7 @@ mod tests {
     #[test]
     fn a_status_change_moves_the_revision_and_touches_nothing() {
         let mut world = World::default();
-        world.reset_services(Revision(3), &[service("web", 80, 3)]);
+        world.reset_services(Revision(3), vec![service("web", 80, 3)]);
         assert_eq!(world.take_dirty(), BTreeSet::from([key("web")]));
         world.service_event(EventType::Modified, &service("web", 80, 4));
         assert_eq!((world.take_dirty().len(), world.services_seen), (0, Revision(4)));
@@ -274,9 +303,9 @@ mod tests {
             "metadata": {"name": "api-1", "namespace": "default", "labels": {SERVICE_LABEL: "api"}},
             "endpoints": [{"addresses": ["10.244.1.2"], "hints": {"forZones": [{"name": "z"}]}}]}),
         );
-        world.reset_slices(Revision(1), &[slice("web-1", "web"), hinted]);
+        world.reset_slices(Revision(1), vec![slice("web-1", "web"), hinted]);
         let lb = balanced(&serde_json::json!([{"ip": "192.0.2.2"}]));
-        world.reset_services(Revision(1), &[service("web", 80, 1), service("api", 80, 1), lb]);
+        world.reset_services(Revision(1), vec![service("web", 80, 1), service("api", 80, 1), lb]);
         world.look_from(at("z", &[]));
         world.take_dirty();
         world.look_from(at("y", &[]));
@@ -290,11 +319,11 @@ mod tests {
     #[test]
     fn a_slice_that_moves_or_goes_touches_both_services() {
         let mut world = World::default();
-        world.reset_slices(Revision(1), &[slice("web-1", "web")]);
+        world.reset_slices(Revision(1), vec![slice("web-1", "web")]);
         world.take_dirty();
         world.slice_event(EventType::Modified, &slice("web-1", "api"));
         assert_eq!(world.take_dirty(), BTreeSet::from([key("api"), key("web")]));
-        world.reset_slices(Revision(20), &[]);
+        world.reset_slices(Revision(20), vec![]);
         assert_eq!(world.take_dirty(), BTreeSet::from([key("api")]));
     }
 
@@ -302,11 +331,11 @@ mod tests {
     fn a_new_list_drops_what_it_lacks() {
         let mut world = World::default();
         assert!(!world.is_complete());
-        world.reset_services(Revision(1), &[service("web", 80, 1), service("api", 80, 1)]);
-        world.reset_slices(Revision(1), &[]);
+        world.reset_services(Revision(1), vec![service("web", 80, 1), service("api", 80, 1)]);
+        world.reset_slices(Revision(1), vec![]);
         assert!(world.is_complete());
         world.take_dirty();
-        world.reset_services(Revision(8), &[service("web", 80, 1)]);
+        world.reset_services(Revision(8), vec![service("web", 80, 1)]);
         assert_eq!(world.take_dirty(), BTreeSet::from([key("api")]));
         assert!(world.service(&key("api")).is_none());
     }
