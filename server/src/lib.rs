@@ -13,6 +13,7 @@ pub mod progress;
 pub mod registry;
 pub mod run;
 pub mod scheduler;
+pub mod schema;
 mod sparse;
 pub mod store;
 mod tls;

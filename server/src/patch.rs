@@ -1,8 +1,12 @@
-//! Patches of objects, as values: JSON patch (RFC 6902) and merge patch (RFC 7396).
+//! Patches of objects, as values: JSON patch (RFC 6902), merge patch (RFC 7396) and strategic merge patch.
+
+mod strategic;
 
 use json_patch::PatchOperation;
 use minisvc_proto::{ApiError, Object, Reason};
-use serde_json::Value;
+use serde_json::{Map, Value};
+
+use crate::schema;
 
 /// Operations that one JSON patch may have. [apiserver/pkg/endpoints/handlers/patch.go, maxJSONPatchOperations]
 const MOST_OPERATIONS: usize = 10_000;
@@ -18,6 +22,8 @@ pub enum Patch {
     Json(json_patch::Patch),
     /// `application/merge-patch+json`.
     Merge(Value),
+    /// `application/strategic-merge-patch+json`.
+    Strategic(Map<String, Value>),
 }
 
 impl Patch {
@@ -27,10 +33,13 @@ impl Patch {
         match media_type.split(';').next().unwrap_or("").trim() {
             "application/json-patch+json" => serde_json::from_slice(body).map(Patch::Json).map_err(bad),
             "application/merge-patch+json" => serde_json::from_slice(body).map(Patch::Merge).map_err(bad),
+            "application/strategic-merge-patch+json" => {
+                serde_json::from_slice(body).map(Patch::Strategic).map_err(bad)
+            }
             other => Err(ApiError::new(
                 Reason::UnsupportedMediaType,
                 format!(
-                    "a patch of type {other:?} is not supported: use application/merge-patch+json or application/json-patch+json"
+                    "a patch of type {other:?} is not supported: use application/strategic-merge-patch+json, application/merge-patch+json or application/json-patch+json"
                 ),
             )),
         }
@@ -42,6 +51,19 @@ impl Patch {
         match self {
             Patch::Json(patch) => apply_each(&mut value, patch)?,
             Patch::Merge(patch) => json_patch::merge(&mut value, patch),
+            Patch::Strategic(patch) => {
+                let mut map = object.0.clone();
+                // As for custom resources: nobody but Kubernetes' own kinds says which lists are merged.
+                let about = schema::of_kind(object.api_version(), object.kind()).ok_or_else(|| {
+                    let message = format!(
+                        "{} takes no strategic merge patch: use application/merge-patch+json",
+                        object.kind()
+                    );
+                    ApiError::new(Reason::UnsupportedMediaType, message)
+                })?;
+                strategic::merge(&mut map, patch.clone(), Some(about))?;
+                return Ok(Object(map));
+            }
         }
         match value {
             Value::Object(map) => Ok(Object(map)),

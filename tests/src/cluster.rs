@@ -27,7 +27,8 @@ pub struct Said {
 }
 
 impl Said {
-    pub(crate) fn of(command: String, output: Output) -> Self {
+    /// What an output says of a command.
+    pub fn of(command: String, output: Output) -> Self {
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         Said { command, status: output.status, out: text(output.stdout), err: text(output.stderr) }
     }
