@@ -3,6 +3,7 @@
 mod change;
 mod create;
 mod read;
+mod rollout;
 mod server;
 mod service;
 mod storage;
@@ -17,6 +18,7 @@ pub use self::{
     change::{Cascade, Delete, Exec, NodeArgs, NodeCommand, NodeExec, NodeRemove, Scale, Streams},
     create::{Create, CreateDeployment, CreateWhat, DryRun, Expose, Produce, Run, ServiceWait},
     read::{Describe, Get, KubeconfigArgs, Logs, Version, VersionFormat, Wait},
+    rollout::{RolloutArgs, RolloutCommand, Status, Undo, Which},
     server::{Credentials, RunServer, Server, ServerWhat},
     service::{CreateService, ExternalNameFlags, LoadBalancerFlags, NodePortFlags, ServiceFlags, Traffic},
     token::{TokenArgs, TokenCommand, TokenCreate, TokenList, TokenRevoke},
@@ -86,6 +88,8 @@ pub enum ClusterCommand {
     Delete(Delete),
     /// Set the number of replicas
     Scale(Scale),
+    /// Follow and steer the rollouts of deployments
+    Rollout(RolloutArgs),
     /// Show a pod's log
     Logs(Logs),
     /// Run CMD in a pod that runs
@@ -186,6 +190,12 @@ mod tests {
             "minisvc delete -f a.yaml -f b.yaml --ignore-not-found",
             "minisvc scale deployment hello --replicas=3 --current-replicas=2",
             "minisvc scale rs/a deploy/b --replicas 1",
+            "minisvc rollout status deployment/hello --timeout=1m --watch=false --revision 2",
+            "minisvc rollout history deploy hello --revision=3",
+            "minisvc rollout undo deployment/a deployment/b --to-revision=2",
+            "minisvc rollout restart deployment a b",
+            "minisvc rollout pause deployment/hello",
+            "minisvc rollout resume deployment hello -n blue",
             "minisvc logs -f deployment/hello --tail 3 --since=5m -c hello",
             "minisvc exec -it hello-1 -- sh -c true",
             "minisvc exec hello-1 -n blue -- curl http://hello/",
@@ -244,6 +254,9 @@ mod tests {
             ("minisvc create deployment x", "<CMD>"),
             ("minisvc create deployment x --replicas=-1 -- a", "-1"),
             ("minisvc scale deployment x", "--replicas"),
+            ("minisvc rollout", "restart"),
+            ("minisvc rollout undo", "<WHAT>"),
+            ("minisvc rollout undo deployment/x --to-revision=-1", "-1"),
             ("minisvc expose deployment x --type=Nope", "NodePort"),
             ("minisvc get pods -o table", "wide"),
             ("minisvc wait pod/x", "--for"),

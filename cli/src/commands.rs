@@ -17,6 +17,7 @@ mod manifests;
 mod node;
 mod pods;
 pub mod programmed;
+mod rollout;
 mod scale;
 mod selection;
 pub mod server;
@@ -73,6 +74,7 @@ pub async fn run(global: Global, command: Command) -> Outcome {
         Command::Describe(args) => describe::run(&Session::open(&global)?, args).await,
         Command::Delete(args) => delete::run(&Session::open(&global)?, args).await,
         Command::Scale(args) => scale::run(&Session::open(&global)?, args).await,
+        Command::Rollout(args) => rollout::run(&Session::open(&global)?, args.command).await,
         Command::Logs(args) => logs::run(&Session::open(&global)?, args).await,
         Command::Exec(args) => exec::in_pod(&Session::open(&global)?, args).await,
         Command::Node(args) => match args.command {

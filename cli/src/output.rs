@@ -2,6 +2,7 @@
 
 pub mod describe;
 pub mod errors;
+mod progress;
 mod table;
 mod yaml;
 
@@ -10,6 +11,7 @@ use std::io::{self, Write};
 use serde_json::Value;
 
 pub use self::{
+    progress::Progress,
     table::{TablePrinter, TableStyle, grid},
     yaml::to_yaml,
 };

@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 
+#[path = "cli/rollouts.rs"]
+mod rollouts;
+
 use std::{
     fs,
     io::{BufRead, BufReader},

@@ -31,6 +31,13 @@ pub struct Related {
     pub events: Vec<Object>,
 }
 
+/// The pod template of a workload, as its page shows it.
+pub fn template(workload: &Object) -> String {
+    let mut page = Page::default();
+    workload::template(&mut page, workload);
+    page.finish()
+}
+
 /// The page, as it reads at a moment.
 pub fn describe(object: &Object, related: &Related, now: Timestamp) -> String {
     let mut page = Page::default();

@@ -1,12 +1,11 @@
-//! What the guide to services says, line by line.
+//! What the guides to services and to workloads say, line by line.
 
 use minisvc_tests::cluster::Cluster;
 
 use super::pod_of;
 
-/// The commands of the guide, in order.
-fn lines() -> Vec<String> {
-    let guide = include_str!("../../../docs/services.md");
+/// The commands of a guide, in order.
+fn lines(guide: &str) -> Vec<String> {
     let blocks = guide.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
     blocks.flat_map(str::lines).map(str::to_owned).collect()
 }
@@ -25,7 +24,7 @@ fn shell(cluster: &Cluster, line: &str) -> String {
 fn every_command_of_the_guide_to_services_works_as_it_stands() {
     let cluster = Cluster::up("guide", 3);
     cluster.sh("minisvc create deployment web --replicas 4 -- minisvc echo --port 8080").ok();
-    let lines = lines();
+    let lines = lines(include_str!("../../../docs/services.md"));
     assert!(lines.len() >= 30, "{lines:?}");
     let mut stays = Vec::new();
     for line in &lines {
@@ -44,4 +43,24 @@ fn every_command_of_the_guide_to_services_works_as_it_stands() {
     }
     assert_eq!(stays.len(), 2);
     assert_eq!(stays[0], stays[1]);
+}
+
+#[test]
+fn every_command_of_the_guide_to_workloads_works_as_it_stands() {
+    let cluster = Cluster::up("workloads", 1);
+    let lines = lines(include_str!("../../../docs/workloads.md"));
+    assert!(lines.len() >= 15, "{lines:?}");
+    let mut histories = Vec::new();
+    for line in &lines {
+        let out = shell(&cluster, line);
+        if line.contains("rollout status") {
+            assert!(out.ends_with("deployment \"web\" successfully rolled out\n"), "{line}: {out}");
+        } else if line.ends_with("rollout history deployment/web") {
+            let words = out.lines().skip(2).filter_map(|l| l.split_whitespace().next());
+            histories.push(words.map(str::to_owned).collect::<Vec<_>>());
+        }
+    }
+    assert_eq!(histories, [["1", "2"], ["2", "3"]]);
+    let pods = cluster.sh("minisvc get pods -o name").ok();
+    assert_eq!(pods.lines().count(), 6, "{pods}");
 }

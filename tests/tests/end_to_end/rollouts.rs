@@ -173,3 +173,46 @@ fn a_rollout_and_a_scale_down_fail_no_request() {
     let events = cluster.sh("minisvc get events").ok();
     assert!(!events.contains("WithdrawalTimeout"), "{events}");
 }
+
+#[test]
+fn a_rollout_that_never_gets_ready_harms_nothing_and_is_undone() {
+    let cluster = Cluster::up("undo", 2);
+    ten_pods(&cluster, 30_072);
+    let images = || {
+        let list = object(&cluster, "pods -l app=web");
+        let pods = list["items"].as_array().unwrap().clone();
+        let of =
+            |p: &serde_json::Value| p["spec"]["containers"][0]["readinessProbe"]["httpGet"]["port"].clone();
+        pods.iter().filter(|p| p["metadata"]["deletionTimestamp"].is_null()).map(of).collect::<Vec<_>>()
+    };
+    let target = Target::object(&ObjectKey::namespaced(&DEPLOYMENTS, "default", "web"));
+    let container = json!({"name": "echo", "command": ["minisvc", "echo", "--port", "8080"],
+        "readinessProbe": {"httpGet": {"port": 9}}});
+    let patch = json!({"metadata": {"annotations": {"kubernetes.io/change-cause": "a wrong port"}},
+        "spec": {"progressDeadlineSeconds": 3, "template": {"spec": {"containers": [container]}}}});
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async { client(&cluster).patch(&target, PatchKind::Merge, &patch).await }).unwrap();
+
+    let late = cluster.sh("minisvc rollout status deployment/web --timeout=60s");
+    assert_eq!(late.status.code(), Some(1), "{late}");
+    assert!(late.err.contains("deployment \"web\" exceeded its progress deadline"), "{late}");
+    let seen = images();
+    let count = |port: u16| seen.iter().filter(|p| **p == port).count();
+    // 25 % of ten: three beyond, two missing.
+    assert_eq!((count(8080), count(9)), (8, 5), "{seen:?}");
+    // The pods that never got ready answer nobody, and the others serve.
+    let answering = super::answers("http://127.0.0.1:30072/", 200);
+    assert_eq!(answering.len(), 8, "{answering:?}");
+
+    cluster.sh("minisvc rollout undo deployment/web").ok();
+    let out = cluster.sh("minisvc rollout status deployment/web --timeout=60s").ok();
+    assert!(out.ends_with("deployment \"web\" successfully rolled out\n"), "{out}");
+    let seen = images();
+    assert!(seen.len() == 10 && seen.iter().all(|p| *p == 8080), "{seen:?}");
+    let history = cluster.sh("minisvc rollout history deployment/web").ok();
+    let rows: Vec<_> =
+        history.lines().skip(2).map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    assert_eq!(rows[..2], ["2 a wrong port", "3 <none>"], "{history}");
+    let events = cluster.sh("minisvc describe deployment web").ok();
+    assert!(events.contains("Scaled down replica set") && events.contains(" from 5 to "), "{events}");
+}

@@ -3,7 +3,9 @@
 use minisvc_proto::Object;
 use serde_json::Value;
 
-use super::{Page, Related, conditions, controlled_by, labels, pairs, pod, scalar, selector, time};
+use super::{
+    Page, Related, conditions, controlled_by, labels, pairs, pairs_with, pod, scalar, selector, time,
+};
 
 pub fn deployment(page: &mut Page, deployment: &Object, related: &Related) {
     page.field("CreationTimestamp", &time(deployment.pointer("/metadata/creationTimestamp")));
@@ -87,13 +89,16 @@ fn selector_of(workload: &Object) -> String {
     }
 }
 
-fn template(page: &mut Page, workload: &Object) {
+pub fn template(page: &mut Page, workload: &Object) {
     page.heading("Pod Template");
     page.indented_field(
         2,
         "Labels",
         &pairs(workload.pointer("/spec/template/metadata/labels").unwrap_or(&Value::Null)),
     );
+    if let Some(annotations) = workload.pointer("/spec/template/metadata/annotations") {
+        page.indented_field(2, "Annotations", &pairs_with(annotations, ": "));
+    }
     let init = workload.pointer("/spec/template/spec/initContainers").and_then(Value::as_array);
     if let Some(init) = init.filter(|all| !all.is_empty()) {
         page.indented_heading(2, "Init Containers");
