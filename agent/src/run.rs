@@ -313,6 +313,7 @@ pub async fn run(
         cluster_domain: cluster.cluster_domain.clone(),
         run_dir: config.run_dir.clone(),
         log_dir: config.log_dir.clone(),
+        volume_dir: config.data_dir.join("volumes"),
         resolv_conf: config.resolv_conf.clone(),
         withdraw_timeout: config.withdraw_timeout,
     };

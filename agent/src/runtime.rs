@@ -11,6 +11,7 @@ mod local;
 mod model;
 pub mod name_service;
 pub mod shim;
+mod volume;
 mod wire;
 
 use std::{
@@ -25,6 +26,7 @@ pub use self::{
     cgroup::{Cgroup, Resources},
     local::{LocalRuntime, RuntimeConfig},
     model::{ContainerSpec, ContainerState, Exit, PodSetup, PodState, SHARED_BIN, User, now_millis},
+    volume::{HostPathType, Mount, Volume, VolumeSource},
 };
 
 /// Holds a link to `minisvc`: it comes first on the PATH of every pod.

@@ -106,6 +106,15 @@ impl Cause {
         }
     }
 
+    /// A value names something that is not there.
+    pub fn not_found(field: impl Into<String>, value: impl Into<serde_json::Value>) -> Self {
+        Cause {
+            reason: "FieldValueNotFound".into(),
+            message: format!("Not found: {}", value.into()),
+            field: field.into(),
+        }
+    }
+
     /// A value stands twice where it must be unique.
     pub fn duplicate(field: impl Into<String>, value: impl Into<serde_json::Value>) -> Self {
         Cause {

@@ -140,6 +140,7 @@ impl TestNode {
             cluster_domain: "cluster.local".into(),
             run_dir,
             log_dir: self.home.join("log"),
+            volume_dir: self.home.join("volumes"),
             resolv_conf: "/etc/resolv.conf".into(),
             withdraw_timeout: std::time::Duration::from_secs(5),
         };

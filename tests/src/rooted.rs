@@ -30,6 +30,8 @@ pub fn as_root(name: &str, test: impl AsyncFnOnce(PathBuf)) {
     let home = tempfile::tempdir().unwrap();
     let _shims = Shims(home.path().to_path_buf());
     if nix::unistd::geteuid().is_root() {
+        // What the test starts may have to be built first, which takes longer than any test.
+        minisvc().unwrap();
         let runtime =
             tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build().unwrap();
         let ended =

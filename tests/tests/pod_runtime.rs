@@ -3,6 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 #![cfg(target_os = "linux")]
 
+#[path = "pod_runtime/volumes.rs"]
+mod volumes;
+
 use std::{
     collections::BTreeSet,
     fs::{self, File},

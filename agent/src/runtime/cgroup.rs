@@ -49,7 +49,13 @@ impl Cgroup {
     pub fn detect() -> Result<Self, String> {
         let read = |path: &str| fs::read_to_string(path).map_err(|e| format!("{path}: {e}"));
         let base = find(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?)?.child("minisvc");
-        base.move_agent().and_then(|()| base.make()).map_err(|(path, e)| {
+        // Another user's agent may have left the outer one: only a cgroup that can be made in it says that it is ours.
+        let probe = base.child(&format!("probe-{}", std::process::id()));
+        let made = base.move_agent().and_then(|()| base.make()).and_then(|()| {
+            probe.dirs().try_for_each(|dir| fs::create_dir_all(dir).map_err(|e| (dir.to_path_buf(), e)))
+        });
+        let _ = probe.remove();
+        made.map_err(|(path, e)| {
             format!(
                 "no cgroup can be made at {}: {e}; run the agent as root, or delegate it one",
                 path.display()

@@ -20,6 +20,8 @@ pub fn setup(uid: &str, home: &Path) -> PodSetup {
         log_limit: 1 << 20,
         keep: Vec::new(),
         shared_bin: false,
+        volumes: Vec::new(),
+        volume_dir: home.join("volumes").join(uid),
         cgroup: None,
         grace_seconds: 30,
     }
@@ -34,6 +36,7 @@ pub fn spec(name: &str, attempt: u32, argv: &[&str]) -> ContainerSpec {
         env: vec![("PATH".into(), "/usr/local/bin:/usr/bin:/bin".into())],
         cwd: "/".into(),
         user: None,
+        mounts: Vec::new(),
         resources: Resources::default(),
     }
 }

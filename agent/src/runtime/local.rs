@@ -190,15 +190,21 @@ fn make_dir(path: &Path) -> io::Result<()> {
 
 /// Removes what is left of an ended pod. Its directory goes last: it says where the cgroup is.
 fn remove_pod(dir: &Path) -> Result<(), RuntimeError> {
-    let bytes = fs::read(dir.join(wire::SETUP)).unwrap_or_default();
-    let setup = serde_json::from_slice::<PodSetup>(&bytes).ok();
-    if let Some(cgroup) = setup.and_then(|s| s.cgroup) {
+    if let Some(cgroup) = setup_in(dir).and_then(|s| s.cgroup) {
         cgroup.remove().map_err(|e| RuntimeError::Refused(format!("the pod's cgroup stays: {e}")))?;
     }
+    remove_dir(dir)
+}
+
+fn remove_dir(dir: &Path) -> Result<(), RuntimeError> {
     match fs::remove_dir_all(dir) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(file(dir, &e)),
         _ => Ok(()),
     }
+}
+
+fn setup_in(dir: &Path) -> Option<PodSetup> {
+    serde_json::from_slice(&fs::read(dir.join(wire::SETUP)).ok()?).ok()
 }
 
 /// Whole or not at all.
@@ -237,6 +243,10 @@ impl PodRuntime for LocalRuntime {
         let mut setup = setup.clone();
         setup.cgroup = self.cgroups.as_ref().ok().map(|c| c.child(&setup.uid));
         setup.keep.extend([self.config.run_dir.clone(), setup.log_dir.clone()]);
+        if !setup.volumes.is_empty() {
+            make_dir(&setup.volume_dir).map_err(|e| file(&setup.volume_dir, &e))?;
+            setup.keep.push(setup.volume_dir.clone());
+        }
         let program = fs::read_link(super::bin_dir(&self.config.run_dir).join("minisvc"));
         setup.keep.extend(program.ok().and_then(|p| Some(p.parent()?.to_path_buf())));
         write(&dir.join("hosts"), 0o644, setup.hosts.as_bytes())?;
@@ -300,6 +310,10 @@ impl PodRuntime for LocalRuntime {
     async fn remove(&self, uid: &str) -> Result<(), RuntimeError> {
         self.pods.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
         let dir = self.dir(uid);
+        // Volumes outlive a pod's namespaces, which can be made anew, and go before what says where they are.
+        if let Some(setup) = setup_in(&dir).filter(|s| !s.volumes.is_empty()) {
+            remove_dir(&setup.volume_dir)?;
+        }
         remove_pod(&dir)
     }
 
@@ -342,8 +356,7 @@ impl PodRuntime for LocalRuntime {
         let mut found = Vec::new();
         let Ok(entries) = fs::read_dir(self.config.run_dir.join("pods")) else { return found };
         for dir in entries.flatten().map(|e| e.path()) {
-            let bytes = fs::read(dir.join(wire::SETUP)).unwrap_or_default();
-            let Ok(setup) = serde_json::from_slice::<PodSetup>(&bytes) else {
+            let Some(setup) = setup_in(&dir) else {
                 // An agent that died while it made the pod: nothing was started in it yet.
                 tracing::warn!(dir = %dir.display(), "a half-made pod is removed");
                 let _ = fs::remove_dir_all(&dir);

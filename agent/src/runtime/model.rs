@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::cgroup::{Cgroup, Resources};
+use super::{
+    cgroup::{Cgroup, Resources},
+    volume::{Mount, Volume},
+};
 
 /// Everything that is fixed when a pod is made. Kept in the pod's directory as `pod.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +35,12 @@ pub struct PodSetup {
     /// Show `minisvc` at [`SHARED_BIN`] too: the agent's directories are closed to the users that a container may run as.
     #[serde(default)]
     pub shared_bin: bool,
+    /// What its containers may mount.
+    #[serde(default)]
+    pub volumes: Vec<Volume>,
+    /// Holds the volumes by name, and goes with the pod.
+    #[serde(default)]
+    pub volume_dir: PathBuf,
     /// Holds the cgroups of the containers; the runtime sets it, where it can have any.
     #[serde(default)]
     pub cgroup: Option<Cgroup>,
@@ -57,6 +66,9 @@ pub struct ContainerSpec {
     pub cwd: PathBuf,
     /// Who runs it; the one that started the agent when absent.
     pub user: Option<User>,
+    /// Which volumes it sees, and where.
+    #[serde(default)]
+    pub mounts: Vec<Mount>,
     /// What it asks for and may have.
     #[serde(default)]
     pub resources: Resources,

@@ -4,6 +4,7 @@ mod isolate;
 mod log;
 mod process;
 mod serve;
+mod volumes;
 
 use std::{
     fs,
@@ -94,7 +95,8 @@ pub fn run(dir: &Path) -> Result<(), ShimError> {
             // The reader can be gone only if it was killed; the pod is made all the same, and adopted later.
             let _ = writer.write_all(&word);
             drop(writer);
-            started.and_then(serve::Pod::run)
+            // An error is the other process's to say: two that write at once are not to be read.
+            started.map_or(Ok(()), serve::Pod::run)
         }
         ForkResult::Parent { .. } => {
             drop(writer);

@@ -66,6 +66,8 @@ pub struct PodsConfig {
     pub run_dir: PathBuf,
     /// Logs go to `log_dir/NAMESPACE_POD_UID/CONTAINER/ATTEMPT.log`.
     pub log_dir: PathBuf,
+    /// Volumes are in `volume_dir/UID/NAME`.
+    pub volume_dir: PathBuf,
     /// The node's own resolv.conf, for pods with dnsPolicy Default.
     pub resolv_conf: PathBuf,
     /// How long a pod that ends waits, at most, until no node leads new connections to it.
@@ -243,6 +245,7 @@ impl<R: PodRuntime, N: PodNetwork> Pods<R, N> {
         let known: Vec<String> = self.objects.keys().cloned().collect();
         self.shared.network.clean(&known).await;
         remove_old_logs(&self.shared.config.log_dir, &known);
+        remove_old_volumes(&self.shared.config.volume_dir, &known);
     }
 
     fn put(&mut self, object: Arc<Object>) {
@@ -273,6 +276,17 @@ impl<R: PodRuntime, N: PodNetwork> Pods<R, N> {
             worker.run(objects).await;
             uid
         });
+    }
+}
+
+/// Volumes of pods that ended while no agent could remove them, as when the machine lost its power.
+fn remove_old_volumes(volume_dir: &Path, known: &[String]) {
+    for entry in fs::read_dir(volume_dir).into_iter().flatten().flatten() {
+        if !known.iter().any(|uid| entry.file_name() == uid.as_str())
+            && let Err(error) = fs::remove_dir_all(entry.path())
+        {
+            tracing::warn!(path = %entry.path().display(), %error, "an old volume cannot be removed");
+        }
     }
 }
 

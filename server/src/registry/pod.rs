@@ -7,6 +7,7 @@ mod hooks;
 mod init;
 mod probes;
 mod resources;
+mod volumes;
 
 use std::collections::BTreeSet;
 
@@ -20,9 +21,8 @@ use serde_json::{Map, Value, json};
 use super::{field::Field, is_unset};
 
 /// Fields of a pod's spec that would change what the pod does and cannot be had, with the reason.
-const REFUSED: [(&str, &str); 16] = [
+const REFUSED: [(&str, &str); 15] = [
     ("ephemeralContainers", "ephemeral containers are not supported: use `minisvc exec`"),
-    ("volumes", "volumes are not supported: a pod sees the node's file system, with /tmp of its own"),
     ("hostNetwork", "a pod has a network of its own: reach it through a service of type NodePort"),
     ("hostPID", "a pod has process ids of its own"),
     ("hostIPC", "a pod has an IPC namespace of its own"),
@@ -47,7 +47,7 @@ const REFUSED: [(&str, &str); 16] = [
 
 /// The same for `securityContext`, beyond the user and group ids that a pod may have.
 const REFUSED_SECURITY: [(&str, &str); 8] = [
-    ("fsGroup", "there are no volumes, and no supplementary groups"),
+    ("fsGroup", "supplementary groups are not supported: an emptyDir is open to every user"),
     ("supplementalGroups", "supplementary groups are not supported"),
     ("sysctls", "sysctls of a pod are not supported"),
     ("seLinuxOptions", "SELinux labels are not supported"),
@@ -71,6 +71,7 @@ pub fn set_spec_defaults(spec: &mut Map<String, Value>) {
     set_default(spec, "dnsPolicy", "ClusterFirst".into());
     set_default(spec, "schedulerName", "default-scheduler".into());
     set_default(spec, "securityContext", json!({}));
+    volumes::set_defaults(spec);
     for list in ["initContainers", "containers"] {
         for one in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
             if let Some(container) = one.as_object_mut() {
@@ -194,6 +195,12 @@ pub fn validate_spec(spec: &Field<'_>, faults: &mut Vec<Cause>) {
         }
     }
     init::validate(spec, &mut names, grace, faults);
+    let volumes = volumes::validate(spec, faults);
+    for list in ["initContainers", "containers"] {
+        for one in spec.child(list).items() {
+            volumes::validate_mounts(&one, &volumes, faults);
+        }
+    }
 }
 
 /// The faults of what is set and cannot be had.

@@ -189,3 +189,26 @@ fn a_pod_that_cannot_be_placed_or_started_says_why() {
     let described = cluster.sh("minisvc describe pod absent").ok();
     assert!(described.contains("no-such-program"), "{described}");
 }
+
+#[test]
+fn volumes_are_shared_and_limits_hold_or_it_is_said() {
+    let cluster = Cluster::up("volumes", 1);
+    let guide = include_str!("../../../docs/pods.md");
+    let pod = guide.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let file = cluster.home().join("pod.yaml");
+    let create = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        cluster.run(&["create", "-f", file.to_str().unwrap()]).ok()
+    };
+    create(pod);
+    cluster.sh("minisvc wait --for=jsonpath={.status.phase}=Succeeded pod/scratch --timeout=30s").ok();
+    assert_eq!(cluster.sh("minisvc logs scratch").ok(), "hello\n");
+
+    let hungry = r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "hungry"}, "spec": {"restartPolicy": "Never",
+        "containers": [{"name": "c", "command": ["sh", "-c", "x=$(head -c 100000000 /dev/zero | tr '\\0' x)"],
+        "resources": {"limits": {"memory": "32Mi"}}}]}}"#;
+    create(hungry);
+    cluster.sh("minisvc wait --for=jsonpath={.status.containerStatuses[0].state.terminated.containerID} pod/hungry --timeout=30s").ok();
+    let page = cluster.sh("minisvc describe pod hungry").ok();
+    assert!(page.contains("OOMKilled") != page.contains("LimitsNotEnforced"), "{page}");
+}

@@ -20,7 +20,7 @@ use super::{
         model::{PodSetup, SHARED_BIN},
         name_service::{NAME_SERVICES, target},
     },
-    ShimError, system,
+    ShimError, system, volumes,
 };
 
 const NONE: Option<&str> = None;
@@ -29,6 +29,7 @@ const NONE: Option<&str> = None;
 pub fn isolate(dir: &Path, setup: &PodSetup) -> Result<(), ShimError> {
     // A slave gets what the machine unmounts later, and gives nothing back.
     mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_SLAVE, NONE).map_err(at("/"))?;
+    volumes::prepare(setup)?;
     let closed = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     mount(Some("proc"), "/proc", Some("proc"), closed | MsFlags::MS_NOEXEC, NONE).map_err(at("/proc"))?;
     nix::unistd::sethostname(&setup.hostname).map_err(system("setting the host name"))?;

@@ -28,6 +28,7 @@ use super::{
     ShimError,
     log::Output,
     process, system,
+    volumes::View,
 };
 use crate::sys::packet;
 
@@ -49,6 +50,8 @@ pub struct Pod {
     main: BTreeMap<i32, String>,
     /// Kills for want of memory before the newest start, by container.
     oom_kills: BTreeMap<String, u64>,
+    /// What containers with volumes see.
+    views: BTreeMap<String, View>,
     outputs: Vec<Output>,
     end: bool,
 }
@@ -90,6 +93,7 @@ impl Pod {
             state: PodState { alive: true, ..PodState::default() },
             main: BTreeMap::new(),
             oom_kills: BTreeMap::new(),
+            views: BTreeMap::new(),
             outputs: Vec::new(),
             end: false,
         };
@@ -293,9 +297,22 @@ impl Pod {
         let cgroup = self.cgroup(spec)?;
         self.oom_kills.insert(spec.name.clone(), self.count_oom_kills(&spec.name));
         let stdio = [Stdio::null(), stdout.into(), stderr.into()];
-        let pid = process::spawn(&spec.argv, spec, stdio, false, cgroup)?;
+        self.views.remove(&spec.name);
+        if !spec.mounts.is_empty() {
+            let view = View::make(&self.setup.volume_dir, &spec.mounts)?;
+            self.views.insert(spec.name.clone(), view);
+        }
+        let pid = self.seen_by(&spec.name, || process::spawn(&spec.argv, spec, stdio, false, cgroup))?;
         self.outputs.push(output);
         Ok(pid)
+    }
+
+    /// Does something with the files as a container sees them.
+    fn seen_by<T>(&self, container: &str, act: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+        match self.views.get(container) {
+            Some(view) => view.run(act),
+            None => act(),
+        }
     }
 
     /// What a process of the container writes to in order to be held to its limits. A container without any stays with the agent.
@@ -326,7 +343,8 @@ impl Pod {
         let stdio: [OwnedFd; 3] = files.try_into().map_err(|_| "exec needs three files".to_owned())?;
         let spec = self.spec(container)?;
         let cgroup = self.cgroup(&spec)?;
-        let pid = process::spawn(argv, &spec, stdio.map(Stdio::from), tty, cgroup)?;
+        let stdio = stdio.map(Stdio::from);
+        let pid = self.seen_by(container, || process::spawn(argv, &spec, stdio, tty, cgroup))?;
         self.clients[i].exec = Some((pid, now_millis()));
         Ok(Answer::Done)
     }

@@ -1,6 +1,7 @@
 //! From a Pod to what the runtime is told. Pure; what depends on the machine comes in as values.
 
 mod resources;
+mod volumes;
 
 use std::{
     collections::BTreeMap,
@@ -10,8 +11,8 @@ use std::{
 
 use k8s_openapi::api::core::v1::{Container, EnvVar, Pod};
 
-pub use self::resources::limits_not_enforced;
-use self::resources::resources;
+pub use self::{resources::limits_not_enforced, volumes::volumes};
+use self::{resources::resources, volumes::mounts};
 use crate::runtime::{ContainerSpec, SHARED_BIN, User};
 
 /// What the environment of a container depends on, beside the Pod.
@@ -103,6 +104,7 @@ pub fn container_spec(
         env,
         cwd: PathBuf::from("/").join(cwd),
         user,
+        mounts: mounts(container),
         resources: resources(container),
     })
 }

@@ -8,10 +8,9 @@ use serde_json::{Map, Value};
 use super::{super::service::is_port_name, Field, hooks, probes, refuse, resources, security, set_default};
 
 /// Fields of a container that would change what it does and cannot be had, with the reason.
-const REFUSED: [(&str, &str); 6] = [
+const REFUSED: [(&str, &str); 5] = [
     ("envFrom", "there are no ConfigMaps and Secrets: name each variable in env"),
-    ("volumeMounts", "volumes are not supported: a pod sees the node's file system, with /tmp of its own"),
-    ("volumeDevices", "volumes are not supported"),
+    ("volumeDevices", "block devices are not supported"),
     ("resources.claims", "resource claims are not supported"),
     ("stdin", "a container reads nothing from its standard input"),
     ("tty", "a container has no terminal: use `minisvc exec -t`"),

@@ -91,7 +91,6 @@ fn each_fault_names_its_field_and_the_rule() {
         assert!(found.len() == 1 && found[0].starts_with(expected), "{spec}\n{found:#?}");
     }
     for (field, value) in [
-        ("volumes", json!([{"name": "a", "hostPath": {"path": "/"}}])),
         ("hostNetwork", json!(true)),
         ("hostPID", json!(true)),
         ("restartPolicy", json!("Sometimes")),

@@ -141,6 +141,8 @@ impl<R: PodRuntime, N: PodNetwork> Worker<R, N> {
             log_limit: LOG_LIMIT,
             keep: Vec::new(),
             shared_bin: spec::has_other_user(&self.pod),
+            volumes: spec::volumes(&self.pod),
+            volume_dir: config.volume_dir.join(&self.uid),
             cgroup: None,
             grace_seconds: u32::try_from(self.grace() / 1000).unwrap_or(u32::MAX),
         };

@@ -57,6 +57,7 @@ impl Agent {
                 cluster_domain: "cluster.local".into(),
                 run_dir: home.path().join("run"),
                 log_dir: home.path().join("log"),
+                volume_dir: home.path().join("volumes"),
                 resolv_conf: "/dev/null".into(),
                 withdraw_timeout: Duration::ZERO,
             },
