@@ -3,6 +3,7 @@
 //! Rules from Kubernetes: pkg/apis/core/v1/defaults.go, pkg/apis/core/validation/validation.go.
 
 mod container;
+pub mod cost;
 mod hooks;
 mod init;
 mod probes;
@@ -100,6 +101,7 @@ pub fn inherit(old: &Object, new: &mut Object) {
 pub fn validate(old: Option<&Object>, pod: &Object) -> Vec<Cause> {
     let mut faults = Vec::new();
     validate_spec(&Field::of(pod, "spec"), &mut faults);
+    faults.extend(cost::validate(&Field::of(pod, "metadata").child("annotations")));
     faults.extend(old.and_then(|old| changed(old, pod)));
     faults
 }

@@ -56,7 +56,9 @@ pub fn validate(old: Option<&Object>, object: &Object) -> Vec<Cause> {
     let template = spec.child("template");
     let labels = template.child("metadata").child("labels");
     meta::labels(&labels, &mut faults);
-    meta::annotations(&template.child("metadata").child("annotations"), &mut faults);
+    let annotations = template.child("metadata").child("annotations");
+    meta::annotations(&annotations, &mut faults);
+    faults.extend(pod::cost::validate(&annotations));
     validate_selector(&spec, object.kind(), &labels, &mut faults);
     if let Some(old) = old {
         let selector = spec.child("selector");
@@ -73,6 +75,7 @@ pub fn validate(old: Option<&Object>, object: &Object) -> Vec<Cause> {
     if object.kind() == "Deployment" {
         strategy(&spec.child("strategy"), &mut faults);
         let deadline = spec.child("progressDeadlineSeconds");
+        faults.extend(deadline.at_least(0));
         let min_ready = spec.child("minReadySeconds").number().unwrap_or(0);
         if deadline.number().is_some_and(|d| d <= min_ready) {
             faults.push(deadline.invalid("must be greater than minReadySeconds"));
@@ -224,6 +227,22 @@ mod tests {
                 "spec.progressDeadlineSeconds: Invalid value: 0: must be greater than",
             ),
             (
+                "minReadySeconds",
+                json!(600),
+                "spec.progressDeadlineSeconds: Invalid value: 600: must be greater than minReadySeconds",
+            ),
+            (
+                "revisionHistoryLimit",
+                json!(-1),
+                "spec.revisionHistoryLimit: Invalid value: -1: must be greater than or",
+            ),
+            (
+                "template",
+                json!({"metadata": {"labels": {"app": "web"}, "annotations": {"controller.kubernetes.io/pod-deletion-cost": "x"}},
+                    "spec": {"containers": [{"name": "c", "command": ["a"]}]}}),
+                "spec.template.metadata.annotations[controller.kubernetes.io/pod-deletion-cost]: Invalid value: \"x\": must be a 32bit",
+            ),
+            (
                 "template",
                 json!({"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c", "command": ["a"], "image": "x"}]}}),
                 "spec.template.spec.containers[0].image: Invalid value: \"x\": minisvc pulls no images",
@@ -240,6 +259,9 @@ mod tests {
                 .collect();
             assert!(found.len() == 1 && found[0].starts_with(expected), "{pointer}: {value}\n{found:#?}");
         }
+        let late = validate(None, &deployment(|s| s["progressDeadlineSeconds"] = json!(-1)));
+        let late: Vec<_> = late.iter().map(|c| c.message.clone()).collect();
+        assert!(late.len() == 2 && late[0].ends_with("must be greater than or equal to 0"), "{late:?}");
         let other = deployment(|s| {
             s["selector"]["matchLabels"] = json!({"app": "web", "tier": "a"});
             s["template"]["metadata"]["labels"] = json!({"app": "web", "tier": "a"});

@@ -33,7 +33,18 @@ pub async fn page(session: &Session, key: &ObjectKey, wanted: u64) -> anyhow::Re
     }
     let set = sets.iter().find(|s| revision(s) == wanted);
     let set = set.context("unable to find the specified revision")?;
-    Ok(format!("{name} with revision #{wanted}\n{}", output::describe::template(set)))
+    Ok(format!("{name} with revision #{wanted}\n{}", output::describe::template(&with_cause(set))))
+}
+
+/// A revision's cause is shown among the annotations of its template.
+fn with_cause(set: &Object) -> Object {
+    let mut shown = set.clone();
+    if let Some(cause) = set.annotations().get(CHANGE_CAUSE)
+        && let Some(template) = shown.spec_mut().get_mut("template")
+    {
+        template["metadata"]["annotations"][CHANGE_CAUSE] = cause.as_str().into();
+    }
+    shown
 }
 
 fn table(sets: &[Object]) -> String {
@@ -117,6 +128,17 @@ mod tests {
         let sets = [set("10", "c", Some("third\nline")), set("2", "b", None), set("", "z", None)];
         assert_eq!(table(&sets), "REVISION   CHANGE-CAUSE\n2          <none>\n10         third line\n");
         assert_eq!(table(&sets[2..]), "No rollout history found.\n");
+    }
+
+    #[test]
+    fn a_revision_is_shown_with_its_cause() {
+        let shown = |cause| output::describe::template(&with_cause(&set("2", "b", cause)));
+        assert!(
+            shown(Some("second")).contains("Annotations:  kubernetes.io/change-cause: second"),
+            "{}",
+            shown(None)
+        );
+        assert!(!shown(None).contains("Annotations"));
     }
 
     #[test]
