@@ -34,6 +34,7 @@ use crate::{
         families::Second,
         firewall,
         health_checks::{self, HealthChecks},
+        local_health::LocalHealth,
         node_ports::{self, Doors},
         nodes, pods,
         port_claims::{self, Claims},
@@ -248,12 +249,15 @@ pub async fn run(
     let own = [Some(node_ip.into()), family6.map(|family| family.node_ip.into())];
     let standpoint = Standpoint::new(node_name.clone(), own.into_iter().flatten().collect());
     let links = pods::ServiceLinks::default();
+    let local_health = LocalHealth::default();
     let outputs = services::Outputs {
         dataplane: dataplane.clone(),
         zone: zone.clone(),
         doors,
         claims,
         health_checks,
+        node: node_name.clone(),
+        local_health: local_health.clone(),
         here: standpoint.subscribe(),
         links: links.clone(),
         readiness: readiness.clone(),
@@ -323,7 +327,7 @@ pub async fn run(
         client.clone(),
         pods_config,
         (runtime.clone(), net.clone()),
-        (recorder, readiness.clone(), links),
+        (recorder, readiness.clone(), links, local_health),
         directory.clone(),
         shutdown.clone(),
     );

@@ -5,6 +5,7 @@ pub mod events;
 pub mod families;
 pub mod firewall;
 pub mod health_checks;
+pub mod local_health;
 pub mod node_ports;
 pub mod nodes;
 mod parallel;

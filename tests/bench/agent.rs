@@ -83,7 +83,8 @@ fn zone(
 ) {
     for (key, _) in touched {
         let state = world.service(key);
-        zone.put(key, state.as_ref().map(|(service, slices)| (*service, slices.as_slice())));
+        let slices: Vec<_> = state.iter().flat_map(|(_, slices)| slices).map(|slice| &**slice).collect();
+        zone.put(key, state.as_ref().map(|(service, _)| (*service, &slices[..])));
     }
 }
 

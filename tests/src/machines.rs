@@ -24,6 +24,8 @@ pub use self::{
 };
 use minisvc_proto::client::{Kubeconfig, kubeconfig::Credentials};
 
+use nix::unistd::Pid;
+
 use crate::{
     binary::minisvc,
     cluster::{Said, copy_tree},
@@ -179,14 +181,19 @@ impl World {
         self.machine(machine).start(&[&["agent"], flags].concat()).refused()
     }
 
-    /// The network of a pod that runs. All processes of a room see each other, so that its first process is found by its variables.
-    pub fn pod(&self, pod: &str) -> Namespace {
+    /// The first process of a pod that runs. All processes of a room see each other, so that it is found by its variables.
+    pub fn process_of(&self, pod: &str) -> Pid {
         let wanted = format!("MINISVC_POD={pod}");
         let is_its = |environ: Vec<u8>| environ.split(|b| *b == 0).any(|v| v == wanted.as_bytes());
-        let all = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
-        let found = all.into_iter().find(|path| fs::read(path.join("environ")).is_ok_and(is_its));
-        let process = found.unwrap_or_else(|| panic!("no process of pod {pod} runs"));
-        Namespace::open(pod, &process.join("ns/net")).unwrap()
+        let all = fs::read_dir("/proc").unwrap().flatten();
+        let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let mut its = pids.filter(|pid: &i32| fs::read(format!("/proc/{pid}/environ")).is_ok_and(is_its));
+        Pid::from_raw(its.next().unwrap_or_else(|| panic!("no process of pod {pod} runs")))
+    }
+
+    /// The network of a pod that runs.
+    pub fn pod(&self, pod: &str) -> Namespace {
+        Namespace::open(pod, Path::new(&format!("/proc/{}/ns/net", self.process_of(pod)))).unwrap()
     }
 
     /// Returns when these nodes are Ready.

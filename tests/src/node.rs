@@ -15,6 +15,7 @@ use minisvc_agent::{
     runtime::{LocalRuntime, RuntimeConfig},
     sync::{
         events::Recorder,
+        local_health::LocalHealth,
         pods::{self, Directory, NoNetwork, PodsConfig, ServiceLinks},
         readiness::Readiness,
         reporter,
@@ -146,7 +147,7 @@ impl TestNode {
         };
         let links = ServiceLinks::default();
         links.complete();
-        let parts = ((runtime, NoNetwork), (recorder, readiness, links));
+        let parts = ((runtime, NoNetwork), (recorder, readiness, links, LocalHealth::default()));
         tasks.spawn(pods::run(client, config, parts.0, parts.1, directory, stop.clone()));
         self.agent = Some((stop, tasks));
     }

@@ -8,6 +8,8 @@
 mod agent_faults;
 #[path = "machines/attacks.rs"]
 mod attacks;
+#[path = "machines/crashing.rs"]
+mod crashing;
 #[path = "machines/failing.rs"]
 mod failing;
 #[path = "machines/firewalls.rs"]

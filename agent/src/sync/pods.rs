@@ -40,7 +40,7 @@ use self::{
     spec::{Machine, parse_passwd, parse_uid_map},
     worker::Worker,
 };
-use super::{events::Recorder, readiness::Readiness};
+use super::{events::Recorder, local_health::LocalHealth, readiness::Readiness};
 use crate::net::Family6;
 use crate::runtime::{ContainerState, PodRuntime, PodSetup, bin_dir};
 
@@ -141,6 +141,7 @@ struct Shared<R, N> {
     recorder: Recorder,
     ipam: Mutex<Ipam>,
     links: ServiceLinks,
+    local_health: LocalHealth,
     directory: Directory,
     shutdown: CancellationToken,
 }
@@ -159,7 +160,7 @@ pub async fn run<R: PodRuntime, N: PodNetwork>(
     client: Client,
     config: PodsConfig,
     (runtime, network): (Arc<R>, N),
-    (recorder, readiness, links): (Recorder, Readiness, ServiceLinks),
+    (recorder, readiness, links, local_health): (Recorder, Readiness, ServiceLinks, LocalHealth),
     directory: Directory,
     shutdown: CancellationToken,
 ) {
@@ -177,6 +178,7 @@ pub async fn run<R: PodRuntime, N: PodNetwork>(
         machine: machine(&config),
         ipam: Mutex::new(ipam),
         links,
+        local_health,
         client,
         config,
         runtime,

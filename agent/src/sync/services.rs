@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use k8s_openapi::api::core::v1::Service;
 use minisvc_proto::{
+    NodeName,
     client::{Client, Informer, InformerEvent, ListParams},
     path::Target,
     resource::{ENDPOINT_SLICES, SERVICES},
@@ -16,11 +17,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     health_checks::HealthChecks,
+    local_health::LocalHealth,
     node_ports::Doors,
     pods::ServiceLinks,
     port_claims::{self, Claims},
     readiness::Readiness,
-    world::World,
+    world::{World, by_reference},
 };
 use crate::{
     dataplane::Handle,
@@ -45,6 +47,10 @@ pub struct Outputs {
     pub claims: Claims,
     /// The answers to load balancers' health checks.
     pub health_checks: HealthChecks,
+    /// This node.
+    pub node: NodeName,
+    /// Its pods that do not serve, which is known here first.
+    pub local_health: LocalHealth,
     /// The node they are for; nothing is programmed before it is known.
     pub here: watch::Receiver<Option<Viewpoint>>,
     /// The variables of pods.
@@ -59,7 +65,8 @@ pub async fn run(client: Client, mut outputs: Outputs, shutdown: CancellationTok
     let all =
         |resource| Informer::spawn(client.clone(), Target::collection(resource, None), ListParams::default());
     let (mut services, mut slices) = (all(&SERVICES), all(&ENDPOINT_SLICES));
-    let mut world = World::default();
+    let mut world = World::of(&outputs.node);
+    let (mut down, mut is_news) = (outputs.local_health.subscribe(), false);
     let mut pending: BTreeSet<ServiceKey> = BTreeSet::new();
     let (mut installed, mut has_moved) = (false, true);
     let mut retry = FIRST_RETRY;
@@ -81,6 +88,8 @@ pub async fn run(client: Client, mut outputs: Outputs, shutdown: CancellationTok
                 Ok(()) => has_moved = true,
                 Err(_) => return,
             },
+            // Who told it may have ended: then nothing changes any more.
+            Ok(()) = down.changed() => is_news = true,
             () = at(due) => due = None,
             () = at(look_again) => {
                 look_again = None;
@@ -95,6 +104,10 @@ pub async fn run(client: Client, mut outputs: Outputs, shutdown: CancellationTok
         {
             world.look_from(here);
         }
+        if std::mem::take(&mut is_news) {
+            world.set_down(down.borrow_and_update().keys().cloned().collect());
+        }
+        outputs.local_health.prune(|uid| world.names(uid));
         pending.append(&mut world.take_dirty());
         let Some(here) = world.here().filter(|_| world.is_complete()) else { continue };
         if due.is_some_and(|at| at > Instant::now()) {
@@ -151,13 +164,11 @@ async fn program(
     outputs.dataplane.apply(planned.clone()).await?;
     for (key, plan) in &planned {
         let found = world.service(key);
-        let service = found.as_ref().map(|(service, _)| *service);
-        outputs.doors.put(key, service.zip(plan.as_ref()));
-        outputs.health_checks.put(key, found.as_ref().map(|(service, slices)| (*service, slices.as_slice())));
-    }
-    for key in keys {
-        let found = world.service(key);
-        outputs.zone.put(key, found.as_ref().map(|(service, slices)| (*service, slices.as_slice())));
+        let found = found.as_ref().map(|(service, slices)| (*service, by_reference(slices)));
+        let found = found.as_ref().map(|(service, slices)| (*service, slices.as_slice()));
+        outputs.doors.put(key, found.map(|(service, _)| service).zip(plan.as_ref()));
+        outputs.health_checks.put(key, found);
+        outputs.zone.put(key, found);
     }
     Ok(())
 }

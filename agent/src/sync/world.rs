@@ -1,14 +1,18 @@
 //! What the agent knows of the cluster, and which services an event touches. Pure: the loops around it do the I/O.
 
+mod local;
+
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
 };
 
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
-use minisvc_proto::{Object, Revision, watch::EventType};
+use minisvc_proto::{NodeName, Object, Revision, watch::EventType};
 
+use self::local::LocalPods;
 use super::parallel;
 use crate::plan::{
     ServiceKey, ServicePlan, Viewpoint, are_planned_alike, balanced_addresses, has_hints, plan_service,
@@ -28,6 +32,7 @@ pub struct World {
     slice_owner: BTreeMap<SliceId, ServiceKey>,
     /// Those that a load balancer leads to: other nodes' addresses matter to them.
     balanced: BTreeSet<ServiceKey>,
+    local: LocalPods,
     here: Option<Viewpoint>,
     dirty: BTreeSet<ServiceKey>,
     /// Every Service change up to here is in this picture.
@@ -63,6 +68,21 @@ impl NamedSlice {
 }
 
 impl World {
+    /// As it is seen by the node of this name.
+    pub fn of(node: &NodeName) -> Self {
+        World { local: LocalPods::of(node.as_str()), ..World::default() }
+    }
+
+    /// These pods of this node, by uid, do not serve, whatever their slices say: touches their services.
+    pub fn set_down(&mut self, down: BTreeSet<String>) {
+        self.dirty.append(&mut self.local.set_down(down));
+    }
+
+    /// Whether a slice names this pod of this node.
+    pub fn names(&self, uid: &str) -> bool {
+        self.local.is_named(uid)
+    }
+
     /// Both kinds have been listed: what is absent here does not exist.
     pub fn is_complete(&self) -> bool {
         self.listed.0 && self.listed.1
@@ -180,15 +200,17 @@ impl World {
             Ok(slice) => {
                 self.slice_owner.insert(id.clone(), owner.clone());
                 let slices = self.slices.entry(owner.clone()).or_default();
+                let old = slices.get(&id.1);
                 // Labels, annotations and the like touch no rule.
-                let is_same = slices.get(&id.1).is_some_and(|old| {
+                let same = old.is_some_and(|old| {
                     (&old.address_type, &old.endpoints, &old.ports)
                         == (&slice.address_type, &slice.endpoints, &slice.ports)
                 });
-                slices.insert(id.1, slice);
-                if !is_same {
+                if !same {
+                    self.local.put(&owner, &id.1, old, Some(&slice));
                     self.dirty.insert(owner);
                 }
+                slices.insert(id.1, slice);
             }
             Err(error) => tracing::error!(slice = ?id, %error, "unreadable EndpointSlice ignored"),
         }
@@ -197,7 +219,8 @@ impl World {
     fn drop_slice(&mut self, id: &SliceId) {
         let Some(owner) = self.slice_owner.remove(id) else { return };
         if let Some(slices) = self.slices.get_mut(&owner) {
-            slices.remove(&id.1);
+            let old = slices.remove(&id.1);
+            self.local.put(&owner, &id.1, old.as_ref(), None);
             if slices.is_empty() {
                 self.slices.remove(&owner);
             }
@@ -213,14 +236,15 @@ impl World {
     ) -> Vec<(ServiceKey, Option<ServicePlan>)> {
         parallel::map(keys.iter().collect(), |key| {
             let found = self.service(key);
-            (key.clone(), found.map(|(service, slices)| plan_service(service, &slices, here)))
+            (key.clone(), found.map(|(service, slices)| plan_service(service, &by_reference(&slices), here)))
         })
     }
 
-    /// A service with its slices, or `None` if there is no such service.
-    pub fn service(&self, key: &ServiceKey) -> Option<(&Service, Vec<&EndpointSlice>)> {
+    /// A service with its slices, as they are from here, or `None` if there is no such service.
+    pub fn service(&self, key: &ServiceKey) -> Option<(&Service, Vec<Cow<'_, EndpointSlice>>)> {
         let service = self.services.get(key)?;
-        Some((service, self.slices.get(key).into_iter().flat_map(BTreeMap::values).collect()))
+        let slices = self.slices.get(key).into_iter().flatten();
+        Some((service, slices.map(|(name, slice)| self.local.correct(service, key, name, slice)).collect()))
     }
 
     /// The services touched since the last call.
@@ -229,114 +253,10 @@ impl World {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn object(json: serde_json::Value) -> Arc<Object> {
-        Arc::new(serde_json::from_value(json).unwrap())
-    }
-
-    fn service(name: &str, port: u16, rev: u64) -> Arc<Object> {
-        object(serde_json::json!({"apiVersion": "v1", "kind": "Service",
-            "metadata": {"name": name, "namespace": "default", "resourceVersion": rev.to_string()},
-            "spec": {"clusterIP": "10.96.0.9", "ports": [{"port": port}]}, "status": {"seen": rev}}))
-    }
-
-    fn slice(name: &str, service: &str) -> Arc<Object> {
-        object(
-            serde_json::json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-            "metadata": {"name": name, "namespace": "default", "resourceVersion": "9", "labels": {SERVICE_LABEL: service}},
-            "endpoints": []}),
-        )
-    }
-
-    fn key(name: &str) -> ServiceKey {
-        ServiceKey { namespace: "default".into(), name: name.into() }
-    }
-
-    #[test]
-    fn a_status_change_moves_the_revision_and_touches_nothing() {
-        let mut world = World::default();
-        world.reset_services(Revision(3), vec![service("web", 80, 3)]);
-        assert_eq!(world.take_dirty(), BTreeSet::from([key("web")]));
-        world.service_event(EventType::Modified, &service("web", 80, 4));
-        assert_eq!((world.take_dirty().len(), world.services_seen), (0, Revision(4)));
-        world.service_event(EventType::Modified, &service("web", 81, 5));
-        assert_eq!(world.take_dirty(), BTreeSet::from([key("web")]));
-    }
-
-    fn balanced(ingress: &serde_json::Value) -> Arc<Object> {
-        object(serde_json::json!({"apiVersion": "v1", "kind": "Service",
-            "metadata": {"name": "lb", "namespace": "default", "resourceVersion": "5"},
-            "spec": {"type": "LoadBalancer", "clusterIP": "10.96.0.8", "ports": [{"port": 80}]},
-            "status": {"loadBalancer": {"ingress": ingress}}}))
-    }
-
-    #[test]
-    fn a_load_balancers_status_and_the_label_that_gives_a_service_away_touch_it() {
-        let mut world = World::default();
-        let one = serde_json::json!([{"ip": "192.0.2.1"}]);
-        for (ingress, touched) in [(&serde_json::json!([]), 1), (&one, 1), (&one, 0)] {
-            world.service_event(EventType::Modified, &balanced(ingress));
-            assert_eq!(world.take_dirty().len(), touched, "{ingress}");
-        }
-        let mut given_away = (*balanced(&one)).clone();
-        let labels = serde_json::json!({"service.kubernetes.io/service-proxy-name": "mine"});
-        given_away.metadata_mut().insert("labels".into(), labels);
-        world.service_event(EventType::Modified, &given_away);
-        assert_eq!(world.take_dirty(), BTreeSet::from([key("lb")]));
-    }
-
-    #[test]
-    fn a_node_that_moves_touches_what_looks_different_from_there_and_no_more() {
-        let ips = |ips: &[&str]| ips.iter().map(|ip| ip.parse().unwrap()).collect::<BTreeSet<IpAddr>>();
-        let at = |zone: &str, others: &[&str]| Viewpoint {
-            node: "here".into(),
-            zone: Some(zone.into()),
-            addresses: ips(&["192.0.2.1"]),
-            others: ips(others),
-        };
-        let mut world = World::default();
-        let hinted = object(
-            serde_json::json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-            "metadata": {"name": "api-1", "namespace": "default", "labels": {SERVICE_LABEL: "api"}},
-            "endpoints": [{"addresses": ["10.244.1.2"], "hints": {"forZones": [{"name": "z"}]}}]}),
-        );
-        world.reset_slices(Revision(1), vec![slice("web-1", "web"), hinted]);
-        let lb = balanced(&serde_json::json!([{"ip": "192.0.2.2"}]));
-        world.reset_services(Revision(1), vec![service("web", 80, 1), service("api", 80, 1), lb]);
-        world.look_from(at("z", &[]));
-        world.take_dirty();
-        world.look_from(at("y", &[]));
-        assert_eq!(world.take_dirty(), BTreeSet::from([key("api")]));
-        world.look_from(at("y", &["192.0.2.3"]));
-        assert_eq!(world.take_dirty(), BTreeSet::new());
-        world.look_from(at("y", &["192.0.2.2", "192.0.2.3"]));
-        assert_eq!(world.take_dirty(), BTreeSet::from([key("lb")]));
-    }
-
-    #[test]
-    fn a_slice_that_moves_or_goes_touches_both_services() {
-        let mut world = World::default();
-        world.reset_slices(Revision(1), vec![slice("web-1", "web")]);
-        world.take_dirty();
-        world.slice_event(EventType::Modified, &slice("web-1", "api"));
-        assert_eq!(world.take_dirty(), BTreeSet::from([key("api"), key("web")]));
-        world.reset_slices(Revision(20), vec![]);
-        assert_eq!(world.take_dirty(), BTreeSet::from([key("api")]));
-    }
-
-    #[test]
-    fn a_new_list_drops_what_it_lacks() {
-        let mut world = World::default();
-        assert!(!world.is_complete());
-        world.reset_services(Revision(1), vec![service("web", 80, 1), service("api", 80, 1)]);
-        world.reset_slices(Revision(1), vec![]);
-        assert!(world.is_complete());
-        world.take_dirty();
-        world.reset_services(Revision(8), vec![service("web", 80, 1)]);
-        assert_eq!(world.take_dirty(), BTreeSet::from([key("api")]));
-        assert!(world.service(&key("api")).is_none());
-    }
+/// Slices as [`World::service`] answers them, for those who take them as they are.
+pub fn by_reference<'s>(slices: &'s [Cow<'_, EndpointSlice>]) -> Vec<&'s EndpointSlice> {
+    slices.iter().map(|slice| &**slice).collect()
 }
+
+#[cfg(test)]
+mod tests;

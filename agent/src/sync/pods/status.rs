@@ -265,6 +265,12 @@ pub fn render(seen: &Seen<'_>) -> Value {
     status
 }
 
+/// Whether a status says that the pod serves.
+pub fn is_ready(status: &Value) -> bool {
+    let mut conditions = status["conditions"].as_array().into_iter().flatten();
+    conditions.any(|c| c["type"] == "Ready" && c["status"] == "True")
+}
+
 /// `podIPs` and `hostIPs`.
 fn list(ips: &[IpAddr]) -> Value {
     ips.iter().map(|ip| json!({"ip": ip.to_string()})).collect()

@@ -153,9 +153,7 @@ impl<R: PodRuntime, N: PodNetwork> Worker<R, N> {
             self.publish();
             let plan = self.plan();
             let starting = plan.actions.iter().any(|a| matches!(a, Action::Create | Action::Start { .. }));
-            if !starting {
-                self.tell();
-            }
+            self.tell(!starting);
             if plan.actions == [Action::Done] {
                 return self.forget();
             }
@@ -284,8 +282,8 @@ impl<R: PodRuntime, N: PodNetwork> Worker<R, N> {
         }
     }
 
-    /// Hands the status to the one who writes it.
-    fn tell(&self) {
+    /// Tells this node whether the pod serves, and hands the status to the one who writes it, unless it is about to change.
+    fn tell(&self, settled: bool) {
         let Some(object) = &self.object else { return };
         // What was over before we came stands on the server already, told by one who saw it.
         if self.vanished || self.deleted || (self.over && self.states.is_none() && self.setup.is_none()) {
@@ -303,6 +301,10 @@ impl<R: PodRuntime, N: PodNetwork> Worker<R, N> {
             ips: &self.ip.map(|ip| self.shared.config.addresses(ip)).unwrap_or_default(),
             node_ips: &self.shared.machine.node_ips,
         });
+        self.shared.local_health.put(&self.uid, status::is_ready(&status));
+        if !settled {
+            return;
+        }
         self.want.send_if_modified(|want| {
             let news = want.as_ref() != Some(&status);
             *want = Some(status);
@@ -314,6 +316,7 @@ impl<R: PodRuntime, N: PodNetwork> Worker<R, N> {
     fn forget(&self) {
         self.shared.ipam.lock().unwrap_or_else(PoisonError::into_inner).free(&self.uid);
         self.shared.directory.remove(&self.uid);
+        self.shared.local_health.gone(&self.uid);
         let dir = self.log_dir();
         if let Err(error) = fs::remove_dir_all(&dir)
             && error.kind() != std::io::ErrorKind::NotFound

@@ -8,7 +8,10 @@ use super::{
     super::{Directory, NoNetwork, PodsConfig, ServiceLinks, ipam::Ipam, spec::Machine},
     *,
 };
-use crate::{runtime::fake::FakeRuntime, sync::events::Recorder};
+use crate::{
+    runtime::fake::FakeRuntime,
+    sync::{events::Recorder, local_health::LocalHealth},
+};
 
 /// An agent with one pod.
 struct Agent {
@@ -74,6 +77,7 @@ impl Agent {
             recorder: Recorder::new(client(), "node-1".parse().unwrap(), shutdown.clone()).0,
             ipam: std::sync::Mutex::new(Ipam::new(range)),
             links,
+            local_health: LocalHealth::default(),
             directory: Directory::default(),
             shutdown,
         };
