@@ -8,11 +8,11 @@ use serde_json::Value;
 use crate::object::Object;
 
 /// A conjunction of requirements on labels. Empty matches everything.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct LabelSelector(pub Vec<Requirement>);
 
 /// One requirement on one label.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Requirement {
     /// The label.
     pub key: String,
@@ -21,7 +21,7 @@ pub struct Requirement {
 }
 
 /// The operator of a [`Requirement`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Op {
     /// The value is one of these (`=`, `==`, `in`).
     In(Vec<String>),

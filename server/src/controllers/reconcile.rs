@@ -53,7 +53,7 @@ pub async fn unscheduled(world: &World, key: ObjectKey) -> Reconciled {
         match &picked {
             Ok(node) => {
                 // Counted before it is written, so that the next pod goes elsewhere.
-                sight.loads.set(&key, Some((node.as_str(), pod.controller_uid())));
+                sight.loads.set(&key, Some((node.as_str(), &pod)));
                 sight.unplaced.remove(&key);
             }
             Err(_) => drop(sight.unplaced.insert(key.clone())),
@@ -76,8 +76,8 @@ pub async fn unscheduled(world: &World, key: ObjectKey) -> Reconciled {
         let mut sight = world.sight();
         // Another scheduler, or the user, may have been quicker: then the pod counts where it is.
         let placed = sight.picture.get(&key).is_some_and(|p| pod::node(p).is_some());
-        if !placed {
-            sight.loads.set(&key, None);
+        if !placed && sight.loads.set(&key, None) {
+            world.try_unplaced(&mut sight);
         }
     }
     match result {

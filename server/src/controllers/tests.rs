@@ -106,6 +106,36 @@ async fn a_pod_that_no_node_takes_says_why_and_goes_when_one_comes() {
 }
 
 #[tokio::test]
+async fn room_that_becomes_free_goes_to_the_waiting_pod_of_the_highest_priority() {
+    let cluster = Cluster::start().await;
+    let node = serde_json::json!({"metadata": {"name": "n1"}, "status": {"allocatable": {"cpu": "1"}}});
+    cluster.create(&NODES, node).await;
+    cluster.agent("n1").await;
+    let pod = async |name: &str, priority: i64| {
+        let container = serde_json::json!(
+            {"name": "c", "command": ["true"], "resources": {"requests": {"cpu": "600m"}}});
+        let spec = serde_json::json!({"priority": priority, "containers": [container]});
+        cluster.create(&PODS, serde_json::json!({"metadata": {"name": name}, "spec": spec})).await;
+        cluster.until(&PODS, |all| all.iter().all(|p| conditions::get(p, "PodScheduled").is_some())).await
+    };
+    pod("first", 0).await;
+    cluster.until(&PODS, |all| all.iter().all(|p| pod::is_ready(p))).await;
+    for (name, priority) in [("low", 0), ("high", 5), ("lower", -5)] {
+        pod(name, priority).await;
+    }
+    for expected in ["first", "high", "low", "lower"] {
+        let pods = cluster.until(&PODS, |all| all.iter().any(|p| pod::is_ready(p))).await;
+        let (ready, waiting): (Vec<_>, Vec<_>) = pods.iter().partition(|p| pod::is_ready(p));
+        assert_eq!(ready.iter().map(|p| p.name()).collect::<Vec<_>>(), [expected]);
+        for p in waiting {
+            let message = conditions::get(p, "PodScheduled").unwrap()["message"].as_str().unwrap();
+            assert_eq!(message, "0/1 nodes are available: 1 Insufficient cpu. n1: Insufficient cpu");
+        }
+        cluster.delete(&PODS, expected, DeleteOptions::default()).await;
+    }
+}
+
+#[tokio::test]
 async fn pods_of_a_node_that_left_are_replaced_elsewhere() {
     let cluster = Cluster::start().await;
     cluster.node("n1").await;

@@ -250,20 +250,39 @@ impl World {
             }
         }
         let Some(p) = &changed.new else {
-            sight.loads.set(key, None);
             sight.unplaced.remove(key);
+            if sight.loads.set(key, None) {
+                self.try_unplaced(sight);
+            }
             return;
         };
-        match pod::node(p) {
-            _ if pod::is_ended(p) || pod::is_terminating(p) => sight.loads.set(key, None),
-            Some(node) => sight.loads.set(key, Some((node, p.controller_uid()))),
+        let freed = match pod::node(p) {
+            _ if pod::is_ended(p) => sight.loads.set(key, None),
+            Some(node) => sight.loads.set(key, Some((node, p))),
+            None if pod::is_terminating(p) => sight.loads.set(key, None),
             // One that is about to be bound keeps its place.
-            None => self.queues.unscheduled.add(key.clone()),
+            None => {
+                self.queues.unscheduled.add(key.clone());
+                false
+            }
+        };
+        if freed {
+            self.try_unplaced(sight);
         }
         if let Some(node) = pod::node(p)
             && sight.picture.node(node).is_none()
         {
             self.queues.stranded.add(key.clone());
+        }
+    }
+
+    /// Tries the pods that no node took again: those of the highest priority first, and then the oldest.
+    pub fn try_unplaced(&self, sight: &mut Sight) {
+        let unplaced = std::mem::take(&mut sight.unplaced);
+        let mut pods: Vec<_> = unplaced.into_iter().map(|key| (rank(sight.picture.get(&key)), key)).collect();
+        pods.sort();
+        for (_, pod) in pods {
+            self.queues.unscheduled.add(pod);
         }
     }
 
@@ -288,9 +307,7 @@ impl World {
     fn route_node(&self, sight: &mut Sight, changed: &Changed) {
         let name = &changed.key.name;
         self.queues.nodes.add(changed.key.clone());
-        for pod in std::mem::take(&mut sight.unplaced) {
-            self.queues.unscheduled.add(pod);
-        }
+        self.try_unplaced(sight);
         self.refresh_floor(sight);
         let (before, after) = (changed.old.as_deref(), changed.new.as_deref());
         if before.map(load_balancer::facts) != after.map(load_balancer::facts) {
@@ -353,6 +370,13 @@ impl World {
             self.queues.programmed.add(service);
         }
     }
+}
+
+/// Where an unplaced pod stands among the others.
+fn rank(pod: Option<&Arc<Object>>) -> (std::cmp::Reverse<i64>, String) {
+    let priority = pod.and_then(|p| p.pointer("/spec/priority")?.as_i64()).unwrap_or(0);
+    let made = pod.and_then(|p| p.str_at("/metadata/creationTimestamp")).unwrap_or_default();
+    (std::cmp::Reverse(priority), made.to_owned())
 }
 
 fn states(changed: &Changed) -> impl Iterator<Item = &Object> {

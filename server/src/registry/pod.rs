@@ -8,6 +8,7 @@ mod hooks;
 mod init;
 mod probes;
 mod resources;
+mod scheduling;
 mod volumes;
 
 use std::collections::BTreeSet;
@@ -15,14 +16,13 @@ use std::collections::BTreeSet;
 use minisvc_proto::{
     Cause, Object,
     names::{check_dns_label, check_dns_subdomain},
-    selector::{is_label_key, is_label_value},
 };
 use serde_json::{Map, Value, json};
 
 use super::{field::Field, is_unset};
 
 /// Fields of a pod's spec that would change what the pod does and cannot be had, with the reason.
-const REFUSED: [(&str, &str); 15] = [
+const REFUSED: [(&str, &str); 14] = [
     ("ephemeralContainers", "ephemeral containers are not supported: use `minisvc exec`"),
     ("hostNetwork", "a pod has a network of its own: reach it through a service of type NodePort"),
     ("hostPID", "a pod has process ids of its own"),
@@ -35,7 +35,6 @@ const REFUSED: [(&str, &str); 15] = [
     ("resources", "nobody enforces resources of a pod: leave them out"),
     ("overhead", "nobody accounts for resources of a pod: leave it out"),
     ("setHostnameAsFQDN", "a pod's host name is its name"),
-    ("affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution", "use nodeSelector"),
     (
         "affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution",
         "required affinity to other pods is not supported",
@@ -86,6 +85,9 @@ pub fn set_spec_defaults(spec: &mut Map<String, Value>) {
 pub fn set_defaults(pod: &mut Object) {
     let spec = pod.spec_mut();
     set_default(spec, "enableServiceLinks", true.into());
+    let class = spec.get("priorityClassName").and_then(Value::as_str);
+    let priority = class.and_then(scheduling::class_priority).unwrap_or(0);
+    set_default(spec, "priority", priority.into());
     set_spec_defaults(spec);
 }
 
@@ -156,12 +158,8 @@ pub fn validate_spec(spec: &Field<'_>, faults: &mut Vec<Cause>) {
         faults.extend(check_dns_subdomain(name.text()).err().map(|rule| name.invalid(rule.0)));
     }
     faults.extend(spec.child("os").child("name").one_of(&["linux"]));
-    let selector = spec.child("nodeSelector");
-    for (key, value) in selector.entries() {
-        if !is_label_key(key) || !value.as_str().is_some_and(is_label_value) {
-            faults.push(selector.invalid(&format!("{key}: {value} is no label of a node")));
-        }
-    }
+    scheduling::node_selector(spec, faults);
+    scheduling::priority(spec, faults);
     for toleration in spec.child("tolerations").items() {
         faults.extend(toleration.child("operator").one_of(&["Equal", "Exists"]));
         let effect = toleration.child("effect");
