@@ -97,9 +97,9 @@ fn bar(deployment: &Object) -> String {
     let [total, updated, available] = ["replicas", "updatedReplicas", "availableReplicas"]
         .map(|f| number(deployment, &format!("/status/{f}")));
     let old = (total - updated).max(0);
-    // Half of the way is that new pods are there, the other that old ones are gone.
-    let gone = updated.min(wanted) + (wanted - old).max(0);
-    let full = if wanted == 0 { 0 } else { CELLS * gone / (2 * wanted) };
+    // A third of the way is that new pods are there, one that these are available for sure, one that old ones are gone.
+    let gone = updated.min(wanted) + (available - old).clamp(0, wanted) + (wanted - old).max(0);
+    let full = if wanted == 0 { 0 } else { CELLS * gone / (3 * wanted) };
     let full = usize::try_from(full).unwrap_or(0);
     let empty = usize::try_from(CELLS).unwrap_or(0) - full;
     let name = deployment.name();
@@ -149,10 +149,11 @@ mod tests {
     }
 
     #[test]
-    fn the_bar_grows_with_new_pods_and_with_the_end_of_old_ones() {
-        assert_eq!(bar(&web(2, [5, 2, 4], "")), "web [#######.............] 2/4 updated, 4 available, 3 old");
+    fn the_bar_grows_with_new_pods_that_get_available_and_with_the_end_of_old_ones() {
+        assert_eq!(bar(&web(2, [5, 2, 4], "")), "web [######..............] 2/4 updated, 4 available, 3 old");
         let full = |counts| bar(&web(2, counts, "")).matches('#').count();
         let way = [[4, 0, 4], [5, 1, 4], [5, 2, 4], [4, 3, 4], [5, 4, 4], [4, 4, 4]].map(full);
         assert!(way.is_sorted() && way[0] == 0 && way[5] == 20, "{way:?}");
+        assert!(full([4, 4, 0]) < 20, "none of them serves");
     }
 }
