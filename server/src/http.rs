@@ -11,6 +11,7 @@ mod discovery;
 mod join;
 mod nodes;
 mod openapi;
+mod protobuf;
 mod proxy;
 mod query;
 mod verbs;
@@ -105,6 +106,10 @@ async fn dispatch(edge: &Arc<Edge>, user: &User, request: Request) -> Result<Res
         Call::Health => Ok(answer::text("ok")),
         Call::Version => Ok(answer::json(&discovery::version())),
         Call::Document(document) => Ok(answer::json(&document)),
+        Call::OpenApi if accept::wants_openapi_protobuf(request.headers()) => {
+            Ok(answer::openapi_protobuf(openapi::second_in_protobuf()))
+        }
+        Call::OpenApi => Ok(answer::json(&openapi::second())),
         Call::Report(node) => {
             access::check(user, &Question::Report(&node), |_| None)?;
             nodes::report(edge, &node, request).await

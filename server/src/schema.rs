@@ -45,8 +45,12 @@ pub struct Field {
     pub kind: &'static str,
     /// How lists are merged; without it a patch replaces the list.
     pub merge: Option<Merge>,
+    /// A patch says which fields stay (`$retainKeys`).
+    pub retain: bool,
     /// Its fields stand in the struct around it in JSON.
     pub inline: bool,
+    /// Nothing and zero (or "") are not the same.
+    pub pointer: bool,
 }
 
 impl Struct {
@@ -114,12 +118,15 @@ fn field(line: &'static str) -> Option<Field> {
         (_, Some(kind)) => (Shape::Map, kind),
         _ => (Shape::One, kind),
     };
-    let mut field = Field { number, name, shape, kind, merge: None, inline: false };
+    let mut field =
+        Field { number, name, shape, kind, merge: None, retain: false, inline: false, pointer: false };
     for word in words {
         match word.split_once('=') {
             Some(("merge", key)) => field.merge = Some(Merge::Key(key)),
             None if word == "merge" => field.merge = Some(Merge::Value),
             None if word == "inline" => field.inline = true,
+            None if word == "retain" => field.retain = true,
+            None if word == "ptr" => field.pointer = true,
             _ => {}
         }
     }

@@ -91,11 +91,16 @@ impl<'a> User<'a> {
 fn what_users_of_kubectl_do_every_day() {
     let cluster = Cluster::up("kubectl", 1);
     let kubectls = kubectls();
-    for (kubectl, namespace) in kubectls.iter().rev().take(1).zip(["newest"]) {
-        let namespace: &'static str = namespace;
+    let mut chosen = vec![(kubectls.last().unwrap(), "newest")];
+    if let [oldest, _, ..] = kubectls.as_slice() {
+        chosen.push((oldest, "oldest"));
+    }
+    for (kubectl, namespace) in chosen {
         cluster.run(&["create", "namespace", namespace]).ok();
         let user = User::new(&cluster, kubectl, namespace);
         apply_and_change(&user);
+        create_and_delete(&user);
+        explain(&user);
     }
 }
 
@@ -142,4 +147,43 @@ fn apply_and_change(user: &User<'_>) {
         "k delete deploy,svc web --cascade=foreground",
         "deployment.apps \"web\" deleted\nservice \"web\" deleted",
     );
+}
+
+fn create_and_delete(user: &User<'_>) {
+    user.says("k create service clusterip first --tcp=80:8080", "service/first created");
+    user.says(
+        "k get svc first -o jsonpath='{.spec.ports[0].targetPort} {.spec.type} {.spec.selector.app}'",
+        "8080 ClusterIP first",
+    );
+    user.says("k create namespace other --dry-run=server", "namespace/other created (server dry run)");
+    user.says("k create service externalname out --external-name=example.com", "service/out created");
+    user.says(
+        "k create deployment made --image=host -- minisvc echo --port 8080",
+        "deployment.apps/made created",
+    );
+    user.says("k expose deploy made --port=80", "service/made exposed");
+    let refused = user.sh("k create deployment refused --image=x").refused(1);
+    assert!(
+        refused.contains(
+            "spec.template.spec.containers[0].image: Invalid value: \"x\": minisvc pulls no images"
+        ),
+        "{refused}"
+    );
+    user.says("k delete svc first --cascade=foreground --wait", "service \"first\" deleted");
+    user.says("k delete svc out --cascade=orphan", "service \"out\" deleted");
+    user.says("k cordon node-1", "node/node-1 cordoned");
+    user.says("k taint nodes node-1 a=b:NoSchedule", "node/node-1 tainted");
+    user.says("k taint nodes node-1 a-", "node/node-1 untainted");
+    user.says("k uncordon node-1", "node/node-1 uncordoned");
+}
+
+fn explain(user: &User<'_>) {
+    for (path, field) in [("svc.spec.ports", "nodePort"), ("deploy.spec.strategy", "rollingUpdate")] {
+        let explained = user.sh(&format!("k explain {path}")).ok();
+        assert!(explained.contains(&format!("  {field}\t<")), "{explained}");
+    }
+    let whole = user.sh("k explain pod --recursive").ok();
+    assert!(whole.contains("containerPort"), "{whole}");
+    let absent = user.sh("k explain secrets");
+    assert!(!absent.status.success(), "{absent}");
 }

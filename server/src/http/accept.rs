@@ -6,6 +6,9 @@ use minisvc_proto::{ApiError, Reason};
 use super::query::Query;
 use crate::registry::columns::Include;
 
+/// OpenAPI v2 in protobuf; some clients say `@v1.0+protobuf` behind it, and some `.v1+protobuf`.
+const OPENAPI_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2";
+
 /// The form of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
@@ -32,6 +35,17 @@ impl Form {
             )),
         }
     }
+}
+
+/// Whether the first form of OpenAPI v2 that can be had is the one in protobuf.
+pub fn wants_openapi_protobuf(headers: &HeaderMap) -> bool {
+    let ranges =
+        headers.get_all(ACCEPT).iter().filter_map(|v| v.to_str().ok()).flat_map(|line| line.split(','));
+    let mut types = ranges.map(|range| range.split(';').next().unwrap_or("").trim());
+    let known = |t: &&str| {
+        matches!(*t, "application/json" | "application/*" | "*/*") || t.starts_with(OPENAPI_PROTOBUF)
+    };
+    types.find(known).is_some_and(|t| t.starts_with(OPENAPI_PROTOBUF))
 }
 
 /// Whether a media range asks for a table; `None` if it asks for what there is not.
@@ -70,6 +84,20 @@ fn include(query: &Query) -> Result<Include, ApiError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn old_kubectls_get_openapi_in_protobuf() {
+        for (accept, expected) in [
+            ("application/com.github.proto-openapi.spec.v2@v1.0+protobuf", true),
+            ("application/com.github.proto-openapi.spec.v2.v1.0+protobuf, application/json", true),
+            ("application/json, application/com.github.proto-openapi.spec.v2@v1.0+protobuf", false),
+            ("*/*", false),
+        ] {
+            let headers = HeaderMap::from_iter([(ACCEPT, accept.parse().unwrap())]);
+            assert_eq!(wants_openapi_protobuf(&headers), expected, "{accept}");
+        }
+        assert!(!wants_openapi_protobuf(&HeaderMap::new()));
+    }
 
     #[test]
     fn the_first_form_that_can_be_had_is_taken() {

@@ -31,6 +31,12 @@ pub fn text(text: &'static str) -> Response {
     with(StatusCode::OK, HeaderValue::from_static("text/plain; charset=utf-8"), text)
 }
 
+/// OpenAPI v2 in protobuf. Named without the `@` that old kubectls ask with: they cannot read it.
+pub fn openapi_protobuf(document: Vec<u8>) -> Response {
+    let media_type = HeaderValue::from_static("application/com.github.proto-openapi.spec.v2.v1.0+protobuf");
+    with(StatusCode::OK, media_type, document)
+}
+
 /// A failure as its Status.
 pub fn status(error: &ApiError) -> Response {
     let code = StatusCode::from_u16(error.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);

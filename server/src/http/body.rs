@@ -10,6 +10,10 @@ use minisvc_proto::{ApiError, Object, Reason};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::protobuf;
+
+/// What Kubernetes' typed clients write.
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 /// Largest body of a request.
 pub const MAX_BODY: usize = 3 << 20;
 /// How much of a body that is too large is taken and dropped, so that its sender reads the answer.
@@ -60,14 +64,14 @@ fn too_large() -> ApiError {
     ApiError::too_large(format!("Request entity too large: limit is {MAX_BODY} bytes"))
 }
 
-/// The object in a request's body: JSON, or YAML.
+/// The object in a request's body: JSON, YAML, or protobuf of a kind that is known here.
 pub async fn object(request: Request) -> Result<Object, ApiError> {
     let media_type = media_type(&request);
-    if !matches!(media_type.as_str(), "" | "application/json" | "application/yaml") {
+    if !matches!(media_type.as_str(), "" | "application/json" | "application/yaml" | PROTOBUF) {
         return Err(ApiError::new(
             Reason::UnsupportedMediaType,
             format!(
-                "the body of the request was in an unknown format ({media_type}) - accepted media types include: application/json, application/yaml"
+                "the body of the request was in an unknown format ({media_type}) - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf"
             ),
         ));
     }
@@ -89,9 +93,13 @@ pub async fn small_json<T: DeserializeOwned>(request: Request, limit: usize) -> 
     serde_json::from_slice(&bytes).map_err(not_json)
 }
 
-/// JSON that need not be there.
+/// JSON, or protobuf, that need not be there.
 pub async fn optional_json(request: Request) -> Result<Option<Value>, ApiError> {
+    let media_type = media_type(&request);
     let bytes = read(request).await?;
+    if media_type == PROTOBUF && !bytes.is_empty() {
+        return protobuf::read(&bytes).map(|map| Some(Value::Object(map)));
+    }
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Ok(None);
     }
@@ -103,6 +111,9 @@ fn not_json(e: impl std::fmt::Display) -> ApiError {
 }
 
 fn parse(media_type: &str, bytes: &[u8]) -> Result<Object, ApiError> {
+    if media_type == PROTOBUF {
+        return protobuf::read(bytes).map(Object);
+    }
     let value: Value = if media_type == "application/yaml" {
         let text = std::str::from_utf8(bytes)
             .map_err(|e| ApiError::bad_request(format!("the body is no UTF-8 text: {e}")))?;

@@ -15,6 +15,8 @@ pub enum Call {
     Version,
     /// What there is to ask for.
     Document(Value),
+    /// `/openapi/v2`, which has two forms.
+    OpenApi,
     /// A node's report.
     Report(String),
     /// How far a service has come.
@@ -66,6 +68,7 @@ impl Call {
         let fixed = match path {
             "/healthz" | "/livez" | "/readyz" => Some(Call::Health),
             "/version" | "/version/" => Some(Call::Version),
+            "/openapi/v2" => Some(Call::OpenApi),
             _ => discovery::document(path).or_else(|| openapi::document(path)).map(Call::Document),
         };
         if let Some(call) = fixed {
