@@ -8,6 +8,7 @@ mod backup;
 mod body;
 mod call;
 mod discovery;
+mod field_validation;
 mod join;
 mod nodes;
 mod openapi;

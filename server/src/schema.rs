@@ -1,6 +1,8 @@
 //! What fields the kinds have: one table, read once, that says how patches merge, how bodies in protobuf are read and what the
 //! published schemas hold.
 
+pub mod unknown;
+
 use std::{collections::BTreeMap, sync::LazyLock};
 
 /// A struct of the API.

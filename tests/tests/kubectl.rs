@@ -60,14 +60,16 @@ struct User<'a> {
 impl<'a> User<'a> {
     fn new(cluster: &'a Cluster, kubectl: &Path, namespace: &'static str) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let config = cluster.run(&["kubeconfig", "--namespace", namespace]).ok();
+        let config = cluster.run(&["kubeconfig"]).ok();
         fs::write(directory.path().join("config"), config).unwrap();
         fs::write(directory.path().join("web.yaml"), WEB).unwrap();
         let more = WEB
             .replace("value: \"1\"", "value: \"2\"")
             .replace("name: http}", "name: http}, {port: 81, targetPort: 8080, name: more}");
         fs::write(directory.path().join("more.yaml"), more).unwrap();
-        User { cluster, kubectl: kubectl.to_owned(), directory, namespace }
+        let user = User { cluster, kubectl: kubectl.to_owned(), directory, namespace };
+        user.sh(&format!("k config set-context --current --namespace={namespace}")).ok();
+        user
     }
 
     /// Runs a line of a shell, in which `k` is this kubectl.
@@ -101,6 +103,7 @@ fn what_users_of_kubectl_do_every_day() {
         apply_and_change(&user);
         create_and_delete(&user);
         explain(&user);
+        mistake(&user);
     }
 }
 
@@ -128,7 +131,7 @@ fn apply_and_change(user: &User<'_>) {
         "service/web patched",
     );
     user.says("k label svc web x=y", "service/web labeled");
-    user.says("k annotate svc web x=y", "service/web annotated");
+    user.says("k annotate svc web x=y -o name", "service/web");
     user.says("k set env deploy/web B=2", "deployment.apps/web env updated");
     user.says("k get deploy web -o jsonpath='{range .spec.template.spec.containers[0].env[*]}{.name}={.value} {end}'", "A=1 B=2");
     user.says("k set selector svc web app=web,b=c", "service/web selector updated");
@@ -186,4 +189,20 @@ fn explain(user: &User<'_>) {
     assert!(whole.contains("containerPort"), "{whole}");
     let absent = user.sh("k explain secrets");
     assert!(!absent.status.success(), "{absent}");
+}
+
+fn mistake(user: &User<'_>) {
+    let typo = WEB.replace("selector: {app: web}\n", "selektor: {app: web}\n");
+    fs::write(user.directory.path().join("typo.yaml"), typo).unwrap();
+    let strict = user.sh("k apply -f typo.yaml");
+    assert!(strict.err.contains("strict decoding error: unknown field \"spec.selektor\""), "{strict}");
+    user.says("k get svc web --ignore-not-found", "");
+    let warned = user.sh("k apply -f typo.yaml --validate=warn");
+    assert!(warned.err.contains("Warning: unknown field \"spec.selektor\""), "{warned}");
+    let patched = user.sh("k patch svc web --type=merge -p '{\"spec\":{\"sesionAffinity\":\"None\"}}'");
+    assert!(
+        patched.err.contains("Warning: unknown field \"spec.sesionAffinity\"") || !patched.status.success(),
+        "{patched}"
+    );
+    user.sh("k delete -f typo.yaml").ok();
 }

@@ -20,7 +20,7 @@ use super::{
     access::{self, Question, writes},
     answer, body,
     call::Verb,
-    join, proxy,
+    field_validation, join, proxy,
     query::{Query, Selection},
     watch,
 };
@@ -62,10 +62,12 @@ pub async fn run(
         Verb::Update => {
             let object = fit(body::object(request).await?, &target)?;
             let options = WriteOptions { dry_run: query.dry_run()? };
+            let warnings = look_at_fields(user, &target, &query, None, &object)?;
             if user.node().is_some() {
                 check_write(edge, user, Some(&*read(edge, &target)?), &object, target.resource)?;
             }
-            Ok(answer::json(&*write(edge, &target, object, options).await?))
+            let written = write(edge, &target, object, options).await?;
+            Ok(field_validation::warn(answer::json(&*written), &warnings))
         }
         Verb::Patch => patch(edge, user, &target, &query, request).await,
         Verb::Delete => delete(edge, &target, &query, request).await,
@@ -137,8 +139,30 @@ async fn create(
         let token = join::create_token(edge, &target, object, options).await?;
         return Ok(answer::json_with(StatusCode::CREATED, &token));
     }
+    let warnings = look_at_fields(user, &target, query, None, &with_kind(object.clone(), &target))?;
     let object = edge.registry.create(&target, object, options).await?;
-    Ok(answer::json_with(StatusCode::CREATED, &*object))
+    Ok(field_validation::warn(answer::json_with(StatusCode::CREATED, &*object), &warnings))
+}
+
+/// What to say of unknown fields. Nodes speak with the server in words of their own, and so does a status.
+fn look_at_fields(
+    user: &User,
+    target: &Target,
+    query: &Query,
+    old: Option<&Object>,
+    new: &Object,
+) -> Result<Vec<String>, ApiError> {
+    if user.node().is_some() || target.subresource.is_some() {
+        return Ok(Vec::new());
+    }
+    field_validation::check(query, old, new)
+}
+
+/// A new object may leave out what its path says.
+fn with_kind(mut object: Object, target: &Target) -> Object {
+    object.0.entry("apiVersion").or_insert_with(|| target.resource.api_version().into());
+    object.0.entry("kind").or_insert_with(|| target.resource.kind.into());
+    object
 }
 
 /// The object as one that stands at the target: what it leaves out of its identity is filled in, what differs is refused.
@@ -214,6 +238,7 @@ async fn patch(
     loop {
         let old = read(edge, target)?;
         let new = fit(patch.apply(&old)?, target)?;
+        let warnings = look_at_fields(user, target, query, Some(&old), &new)?;
         check_write(edge, user, Some(&*old), &new, target.resource)?;
         // A patch that sets another version than the stored one asks for exactly that version.
         if new.str_at("/metadata/resourceVersion").is_some_and(|v| !v.is_empty())
@@ -223,7 +248,7 @@ async fn patch(
         }
         match write(edge, target, new, options).await {
             Err(error) if error.reason == Reason::Conflict && tries < MAX_PATCH_TRIES => tries += 1,
-            done => return done.map(|object| answer::json(&*object)),
+            done => return done.map(|object| field_validation::warn(answer::json(&*object), &warnings)),
         }
     }
 }
