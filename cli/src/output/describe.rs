@@ -172,7 +172,8 @@ fn events(page: &mut Page, events: &[Object], now: Timestamp) {
             .find_map(|p| e.pointer(p).filter(|v| v.is_string()).cloned())
     };
     let mut events: Vec<&Object> = events.iter().collect();
-    events.sort_by_cached_key(|e| last(e).and_then(|v| v.as_str().map(str::to_owned)));
+    // Within a second, in the order in which the server heard of them.
+    events.sort_by_cached_key(|e| (last(e).and_then(|v| v.as_str().map(str::to_owned)), e.revision()));
     page.heading("Events");
     let rows: Vec<Vec<String>> = events
         .iter()

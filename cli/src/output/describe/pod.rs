@@ -46,6 +46,7 @@ pub fn describe(page: &mut Page, pod: &Object, now: Timestamp) {
         }
     }
     conditions(page, pod);
+    volumes(page, pod);
     if let Some(nodes) = pod.pointer("/spec/nodeSelector") {
         page.field("Node-Selectors", &pairs(nodes));
     }
@@ -92,6 +93,15 @@ pub fn container(page: &mut Page, indent: usize, container: &Value, status: Opti
         page.indented_field(inside, "Ready", if status["ready"] == true { "True" } else { "False" });
         page.indented_field(inside, "Restart Count", &scalar(status.get("restartCount")));
     }
+    for (key, field) in [("Limits", "limits"), ("Requests", "requests")] {
+        let amounts = container["resources"][field].as_object().filter(|all| !all.is_empty());
+        if let Some(amounts) = amounts {
+            page.indented_heading(inside, key);
+            for (resource, amount) in amounts {
+                page.indented_field(inside + 2, resource, &scalar(Some(amount)));
+            }
+        }
+    }
     for (key, field) in
         [("Liveness", "livenessProbe"), ("Readiness", "readinessProbe"), ("Startup", "startupProbe")]
     {
@@ -104,15 +114,52 @@ pub fn container(page: &mut Page, indent: usize, container: &Value, status: Opti
             page.indented_field(inside, key, &handler(&container["lifecycle"][field]));
         }
     }
-    let environment: Vec<String> = list(container, "env")
-        .map(|e| format!("{}: {}", scalar(e.get("name")), e["value"].as_str().unwrap_or_default()))
-        .collect();
+    let environment: Vec<String> = list(container, "env").map(variable).collect();
     if environment.is_empty() {
         page.indented_field(inside, "Environment", "<none>");
     } else {
         page.indented_heading(inside, "Environment");
         for line in environment {
             page.line(inside + 2, &line);
+        }
+    }
+    let mounts: Vec<String> = list(container, "volumeMounts").map(mount).collect();
+    if !mounts.is_empty() {
+        page.indented_heading(inside, "Mounts");
+        for line in mounts {
+            page.line(inside + 2, &line);
+        }
+    }
+}
+
+fn variable(e: &Value) -> String {
+    let name = scalar(e.get("name"));
+    let from = &e["valueFrom"];
+    match (from["fieldRef"]["fieldPath"].as_str(), from["resourceFieldRef"]["resource"].as_str()) {
+        (Some(path), _) => format!("{name}: (v1:{path})"),
+        (None, Some(resource)) => format!("{name}: ({resource})"),
+        (None, None) => format!("{name}: {}", e["value"].as_str().unwrap_or_default()),
+    }
+}
+
+fn mount(m: &Value) -> String {
+    let access = if m["readOnly"] == true { "ro" } else { "rw" };
+    let part = m["subPath"].as_str().filter(|p| !p.is_empty());
+    let part = part.map(|path| format!(",path=\"{path}\"")).unwrap_or_default();
+    format!("{} from {} ({access}{part})", scalar(m.get("mountPath")), scalar(m.get("name")))
+}
+
+fn volumes(page: &mut Page, pod: &Object) {
+    let volumes = pod.pointer("/spec/volumes").and_then(Value::as_array).filter(|all| !all.is_empty());
+    let Some(volumes) = volumes else { return };
+    page.heading("Volumes");
+    for volume in volumes {
+        page.indented_heading(2, &scalar(volume.get("name")));
+        let source = volume.as_object().and_then(|v| v.iter().find(|(field, _)| *field != "name"));
+        let Some((kind, fields)) = source else { continue };
+        page.indented_field(4, "Type", kind);
+        for (field, value) in fields.as_object().into_iter().flatten() {
+            page.indented_field(4, field, &scalar(Some(value)));
         }
     }
 }

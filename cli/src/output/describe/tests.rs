@@ -271,6 +271,52 @@ fn a_deployment() {
 }
 
 #[test]
+fn what_a_container_gets_of_its_node() {
+    let mut pod = pod();
+    pod["spec"]["containers"] = json!([{"name": "web", "command": ["web"],
+        "resources": {"limits": {"memory": "64Mi"}, "requests": {"cpu": "100m"}},
+        "env": [{"name": "A", "value": "b"}, {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+            {"name": "MEM", "valueFrom": {"resourceFieldRef": {"resource": "limits.memory"}}}],
+        "volumeMounts": [{"name": "d", "mountPath": "/data", "readOnly": true, "subPath": "x"}]}]);
+    pod["spec"]["volumes"] = json!([{"name": "d", "hostPath": {"path": "/srv", "type": "Directory"}},
+        {"name": "e", "emptyDir": {}}]);
+    let page = page(pod, &Related::default());
+    let after = |heading: &str| page.split_once(heading).unwrap().1.to_owned();
+    insta::assert_snapshot!(after("    Limits:").split_once("Conditions:").unwrap().0, @r#"
+      memory:  64Mi
+    Requests:
+      cpu:  100m
+    Environment:
+      A: b
+      IP: (v1:status.podIP)
+      MEM: (limits.memory)
+    Mounts:
+      /data from d (ro,path="x")
+    "#);
+    insta::assert_snapshot!(after("Volumes:").split_once("Events:").unwrap().0, @"
+      d:
+        Type:  hostPath
+        path:  /srv
+        type:  Directory
+      e:
+        Type:  emptyDir
+    ");
+}
+
+#[test]
+fn events_of_one_second_stand_in_the_order_of_their_revisions() {
+    let at = |reason: &str, revision: &str| {
+        let mut event = event(reason, "m", 1, "2026-11-25T07:00:01Z");
+        event.metadata_mut().insert("resourceVersion".into(), revision.into());
+        event
+    };
+    let events = vec![at("Third", "10"), at("First", "8"), at("Second", "9")];
+    let page = page(pod(), &Related { events, ..Related::default() });
+    let places = ["First", "Second", "Third"].map(|reason| page.find(reason).unwrap());
+    assert!(places.is_sorted(), "{page}");
+}
+
+#[test]
 fn a_page_cannot_speak_to_the_terminal() {
     let text = page(
         json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a\u{1b}[2J", "labels": {"x": "y\u{7}"}}}),
