@@ -147,14 +147,28 @@ impl Model {
         self.carry_out(plan.actions)
     }
 
+    /// Pods of the newest template, and those of others that have not ended.
+    fn new_and_old(&self) -> (usize, usize) {
+        let newest = self.deployment.pointer("/spec/template/metadata/labels/template");
+        let is_new = |p: &&Object| p.pointer("/metadata/labels/template") == newest;
+        let old = self.pods.values().filter(|p| !is_new(p) && !pod::is_ended(p)).count();
+        (self.live().filter(is_new).count(), old)
+    }
+
     /// The controllers look once, and keep what was promised.
     fn look(&mut self) -> usize {
         let mut count = self.fill();
         let limits = Limits::of(&self.deployment);
         let (available, total) = (self.available(), self.live().count());
+        let (new, old) = self.new_and_old();
         count += self.roll();
         count += self.fill();
         if is_recreate(&self.deployment) {
+            let now = self.new_and_old().0;
+            assert!(
+                is_paused(&self.deployment) || old == 0 || now <= new,
+                "{now} new pods beside {old} old ones"
+            );
             return count;
         }
         let after = self.available();
