@@ -2,6 +2,7 @@
 
 mod change;
 mod create;
+mod marks;
 mod read;
 mod rollout;
 mod server;
@@ -17,6 +18,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 pub use self::{
     change::{Cascade, Delete, Exec, NodeArgs, NodeCommand, NodeExec, NodeRemove, Scale, Streams},
     create::{Create, CreateDeployment, CreateWhat, DryRun, Expose, Produce, Run, ServiceWait},
+    marks::{Cordon, Label, Taint},
     read::{Describe, Get, KubeconfigArgs, Logs, Version, VersionFormat, Wait},
     rollout::{RolloutArgs, RolloutCommand, Status, Undo, Which},
     server::{Credentials, RunServer, Server, ServerWhat},
@@ -90,6 +92,14 @@ pub enum ClusterCommand {
     Scale(Scale),
     /// Follow and steer the rollouts of deployments
     Rollout(RolloutArgs),
+    /// Let no more pods come to nodes
+    Cordon(Cordon),
+    /// Let pods come to nodes again
+    Uncordon(Cordon),
+    /// Change the taints of nodes
+    Taint(Taint),
+    /// Change the labels of objects
+    Label(Label),
     /// Show a pod's log
     Logs(Logs),
     /// Run CMD in a pod that runs
@@ -196,6 +206,11 @@ mod tests {
             "minisvc rollout restart deployment a b",
             "minisvc rollout pause deployment/hello",
             "minisvc rollout resume deployment hello -n blue",
+            "minisvc cordon node-1 node-2",
+            "minisvc uncordon node-1",
+            "minisvc taint nodes node-1 dedicated=db:NoSchedule old- --overwrite",
+            "minisvc label pods a b tier=web old- --overwrite",
+            "minisvc label node/node-1 --list",
             "minisvc logs -f deployment/hello --tail 3 --since=5m -c hello",
             "minisvc exec -it hello-1 -- sh -c true",
             "minisvc exec hello-1 -n blue -- curl http://hello/",

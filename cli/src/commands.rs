@@ -3,15 +3,18 @@
 #[cfg(target_os = "linux")]
 pub mod agent;
 pub mod build;
+mod cordon;
 mod create;
 mod delete;
 mod describe;
 #[cfg(target_os = "linux")]
 pub mod doctor;
 mod doors;
+mod editing;
 pub mod exec;
 mod expose;
 mod get;
+mod label;
 mod logs;
 mod manifests;
 mod node;
@@ -21,6 +24,7 @@ mod rollout;
 mod scale;
 mod selection;
 pub mod server;
+mod taint;
 mod terminal;
 mod token;
 mod version;
@@ -75,6 +79,10 @@ pub async fn run(global: Global, command: Command) -> Outcome {
         Command::Delete(args) => delete::run(&Session::open(&global)?, args).await,
         Command::Scale(args) => scale::run(&Session::open(&global)?, args).await,
         Command::Rollout(args) => rollout::run(&Session::open(&global)?, args.command).await,
+        Command::Cordon(args) => cordon::run(&Session::open(&global)?, args, true).await,
+        Command::Uncordon(args) => cordon::run(&Session::open(&global)?, args, false).await,
+        Command::Taint(args) => taint::run(&Session::open(&global)?, args).await,
+        Command::Label(args) => label::run(&Session::open(&global)?, args).await,
         Command::Logs(args) => logs::run(&Session::open(&global)?, args).await,
         Command::Exec(args) => exec::in_pod(&Session::open(&global)?, args).await,
         Command::Node(args) => match args.command {
