@@ -11,6 +11,7 @@ mod kernel;
 mod links;
 mod peers;
 mod pod;
+pub mod reverse_path;
 mod routes;
 mod sysctl;
 mod tunnel;
@@ -114,9 +115,9 @@ pub fn tunnel_address(pod_cidr: Ipv4Net) -> Ipv4Addr {
     pod_cidr.network()
 }
 
-/// Whether this machine's settings keep pods from answering through other nodes: `rp_filter` strict and `src_valid_mark` on.
-pub fn drops_marked_answers() -> bool {
-    sysctl::drops_marked_answers()
+/// The settings of the calling thread's namespace that decide whether pods can answer through other nodes.
+pub fn reverse_path() -> reverse_path::ReversePath {
+    sysctl::reverse_path()
 }
 
 /// The link address of a node in the tunnel.

@@ -4,7 +4,10 @@ use std::fs;
 
 use nix::errno::Errno;
 
-use super::NetError;
+use super::{
+    NetError,
+    reverse_path::{ReversePath, Setting},
+};
 
 const FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 const RESERVED: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
@@ -86,15 +89,14 @@ pub(super) fn reserve_ports(range: (u16, u16)) {
     }
 }
 
-/// Whether the kernel would drop what pods answer through another node: it then looks for the way to the pod by the answer's mark.
-pub(super) fn drops_marked_answers() -> bool {
+/// What decides whether the kernel takes pods' answers that go through other nodes. What cannot be read is off.
+pub(super) fn reverse_path() -> ReversePath {
     let value = |of: &str, name: &str| -> u32 {
         let text = fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{of}/{name}"));
         text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
     };
-    // A new link has what `default` says; `all` counts for each.
-    let of_a_pod = |name: &str| value("all", name).max(value("default", name));
-    of_a_pod("rp_filter") == 1 && of_a_pod("src_valid_mark") == 1
+    let setting = |name: &str| Setting { all: value("all", name), default: value("default", name) };
+    ReversePath { rp_filter: setting("rp_filter"), src_valid_mark: setting("src_valid_mark") }
 }
 
 /// Lets packets come out of the tunnel whose senders are reached by another way: two nodes may disagree about the way between them.

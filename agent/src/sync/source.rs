@@ -27,7 +27,7 @@ use super::{
 use crate::{
     config::ExternalSource,
     dataplane::{Handle, Returns},
-    net::{Net, drops_marked_answers, mac_of},
+    net::{Net, mac_of, reverse_path, reverse_path::Hindrance},
     nft::NftError,
     source::{
         Mac, Peer,
@@ -90,8 +90,14 @@ pub async fn run(
     shutdown: CancellationToken,
 ) {
     let work = async {
-        let mut keeper =
-            Keeper { config, dataplane, probes: Probes::default(), entries: None, warned: false, kept: None };
+        let mut keeper = Keeper {
+            config,
+            dataplane,
+            probes: Probes::default(),
+            entries: None,
+            hindrance: None,
+            kept: None,
+        };
         let mut answering = JoinSet::new();
         let mut asked: JoinSet<(Question, Result<(), Failure>)> = JoinSet::new();
         let mut said: Option<Told> = None;
@@ -159,23 +165,20 @@ struct Keeper {
     probes: Probes,
     /// In the rules.
     entries: Option<BTreeMap<String, Peer>>,
-    /// Somebody's settings would drop what goes back through others: this was said.
-    warned: bool,
+    /// Somebody's settings drop what goes back through others.
+    hindrance: Option<Hindrance>,
     kept: Option<BTreeSet<String>>,
 }
 
 impl Keeper {
     /// What this node tells; nothing if it cannot send answers back.
     fn own_mac(&mut self) -> Option<Mac> {
-        let is_dropped = drops_marked_answers();
-        if is_dropped && !self.warned {
-            tracing::warn!(
-                "net.ipv4.conf.*.rp_filter is 1 and src_valid_mark is 1: pods here see other nodes in the place of clients; \
-                 set rp_filter to 2"
-            );
+        let hindrance = reverse_path().hindrance();
+        if let Some(why) = hindrance.filter(|_| hindrance != self.hindrance) {
+            tracing::warn!("pods here see other nodes in the place of clients: {why}");
         }
-        self.warned = is_dropped;
-        if self.dataplane.returns() == Returns::Yes && !is_dropped {
+        self.hindrance = hindrance;
+        if self.dataplane.returns() == Returns::Yes && hindrance.is_none() {
             mac_of(self.config.node_ip)
         } else {
             None
@@ -226,7 +229,8 @@ impl Keeper {
                 (name.as_str(), why)
             })
             .collect();
-        told::of(self.config.mode, &kept.iter().map(String::as_str).collect(), &others)
+        let kept = kept.iter().map(String::as_str).collect();
+        told::of(self.config.mode, &kept, &others, self.hindrance)
     }
 }
 

@@ -118,7 +118,7 @@ fn matrix(cluster: &Cluster, web: &Service, far: impl Fn(u8, u8) -> bool) -> any
 }
 
 fn reverse_path(cluster: &Cluster, value: &str) -> anyhow::Result<()> {
-    for n in [1, 2, 3] {
+    for n in cluster.numbers() {
         cluster.node(n).enter(|| {
             for link in ["all", "default", "eth0"] {
                 std::fs::write(format!("/proc/sys/net/ipv4/conf/{link}/rp_filter"), value)?;
@@ -138,6 +138,32 @@ fn a_client_is_seen_by_its_address_whichever_node_it_calls() -> anyhow::Result<(
         for value in ["0", "2", "1"] {
             reverse_path(&cluster, value)?;
             matrix(&cluster, &web, |_, _| false)?;
+        }
+        Ok(())
+    })
+}
+
+/// What the agent reads out of the settings is what the kernel does.
+#[test]
+fn settings_that_drop_answers_through_others_are_known() -> anyhow::Result<()> {
+    isolated("source::settings_that_drop_answers_through_others_are_known", || {
+        let mut cluster = Cluster::with_far_client(2)?;
+        cluster.pod(2, "b")?;
+        let web = Service::new(1).node_port(NODE_PORT).endpoints(&cluster, &["b"]);
+        cluster.apply([&web])?;
+        cluster.keep_sources(&[1, 2])?;
+        for (filter, mark, is_answered) in
+            [("0", "1", true), ("1", "0", true), ("2", "0", true), ("1", "1", false), ("2", "1", false)]
+        {
+            reverse_path(&cluster, filter)?;
+            cluster.node(2).enter(|| {
+                std::fs::write("/proc/sys/net/ipv4/conf/all/src_valid_mark", mark)?;
+                let hindrance = minisvc_agent::net::reverse_path().hindrance();
+                assert_eq!(hindrance.is_none(), is_answered, "{filter} {mark}");
+                Ok(())
+            })?;
+            let answer = cluster.outside().enter(|| traffic::udp((node_ip(1), NODE_PORT)));
+            assert_eq!(answer.is_ok(), is_answered, "rp_filter {filter}, src_valid_mark {mark}: {answer:?}");
         }
         Ok(())
     })

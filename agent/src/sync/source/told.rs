@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use crate::config::ExternalSource;
+use crate::{config::ExternalSource, net::reverse_path::Hindrance};
 
 /// The condition's type.
 const CONDITION: &str = "ExternalSourceKept";
@@ -23,9 +23,15 @@ pub(super) struct Told {
     pub(super) nodes: Value,
 }
 
-/// For nodes whose pods see clients' addresses, and the others with the reasons.
-pub(super) fn of(mode: ExternalSource, kept: &BTreeSet<&str>, others: &BTreeMap<&str, String>) -> Told {
-    Told { condition: condition(mode, kept, others), nodes: nodes(kept, others) }
+/// For nodes whose pods see clients' addresses, and the others with the reasons; and what keeps pods here from seeing those of clients
+/// that call other nodes.
+pub(super) fn of(
+    mode: ExternalSource,
+    kept: &BTreeSet<&str>,
+    others: &BTreeMap<&str, String>,
+    hindrance: Option<Hindrance>,
+) -> Told {
+    Told { condition: condition(mode, kept, others, hindrance), nodes: nodes(kept, others) }
 }
 
 fn nodes(kept: &BTreeSet<&str>, others: &BTreeMap<&str, String>) -> Value {
@@ -38,7 +44,12 @@ fn nodes(kept: &BTreeSet<&str>, others: &BTreeMap<&str, String>) -> Value {
     told
 }
 
-fn condition(mode: ExternalSource, kept: &BTreeSet<&str>, others: &BTreeMap<&str, String>) -> Value {
+fn condition(
+    mode: ExternalSource,
+    kept: &BTreeSet<&str>,
+    others: &BTreeMap<&str, String>,
+    hindrance: Option<Hindrance>,
+) -> Value {
     let list = |names: &[&str]| {
         let more = names.len().saturating_sub(MOST_NAMED);
         let shown = names[..names.len() - more].join(", ");
@@ -47,6 +58,7 @@ fn condition(mode: ExternalSource, kept: &BTreeSet<&str>, others: &BTreeMap<&str
     let (status, reason) = match mode {
         _ if others.is_empty() && kept.is_empty() => ("True", "NoOtherNodes"),
         ExternalSource::Masquerade => ("False", "Masquerade"),
+        _ if hindrance.is_some() => ("False", "ReversePathFilter"),
         _ if others.is_empty() => ("True", "Kept"),
         _ => ("False", "MasqueradedTowardsSome"),
     };
@@ -64,6 +76,8 @@ fn condition(mode: ExternalSource, kept: &BTreeSet<&str>, others: &BTreeMap<&str
     }
     if parts.is_empty() {
         parts.push("There is no other node".to_owned());
+    } else if let Some(why) = hindrance {
+        parts.push(format!("Pods here see other nodes in the place of clients: {why}"));
     }
     json!({"type": CONDITION, "status": status, "reason": reason, "message": parts.join(". ")})
 }
@@ -71,13 +85,16 @@ fn condition(mode: ExternalSource, kept: &BTreeSet<&str>, others: &BTreeMap<&str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::probe::Failure;
+    use crate::{
+        net::reverse_path::{ReversePath, Setting},
+        source::probe::Failure,
+    };
 
     #[test]
     fn the_condition_names_nodes_and_reasons() {
         let told = |mode, kept: &[&str], others: &[(&str, Failure)]| {
             let others = others.iter().map(|(name, why)| (*name, why.to_string())).collect();
-            let c = condition(mode, &kept.iter().copied().collect(), &others);
+            let c = condition(mode, &kept.iter().copied().collect(), &others, None);
             let text = |field: &str| c[field].as_str().unwrap().to_owned();
             (text("status"), text("reason"), text("message"))
         };
@@ -94,6 +111,18 @@ mod tests {
         let many: Vec<&str> = names.iter().map(String::as_str).collect();
         let message = told(auto, &many, &[]).2;
         assert!(message.contains("and 984 more") && message.len() < 400, "{message}");
+    }
+
+    #[test]
+    fn a_setting_that_is_in_the_way_is_named_once_there_are_other_nodes() {
+        let on = Setting { all: 1, default: 1 };
+        let hindrance = ReversePath { rp_filter: on, src_valid_mark: on }.hindrance();
+        let alone = condition(ExternalSource::Auto, &BTreeSet::new(), &BTreeMap::new(), hindrance);
+        assert_eq!(alone["reason"], "NoOtherNodes");
+        let told = condition(ExternalSource::Auto, &["b"].into(), &BTreeMap::new(), hindrance);
+        assert_eq!((&told["status"], &told["reason"]), (&json!("False"), &json!("ReversePathFilter")));
+        let message = told["message"].as_str().unwrap();
+        assert!(message.ends_with("set net.ipv4.conf.all.src_valid_mark=0"), "{message}");
     }
 
     #[test]
