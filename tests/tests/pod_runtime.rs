@@ -403,3 +403,33 @@ fn no_cgroup_outlives_its_pod_whoever_removes_it() {
         assert!(!cgroup.exists());
     });
 }
+
+#[test]
+fn a_container_says_why_it_ended_in_a_file_or_by_its_log() {
+    as_root("a_container_says_why_it_ended_in_a_file_or_by_its_log", async |home| {
+        let runtime = runtime(&home);
+        runtime.create(&setup("word", &home)).await.unwrap();
+        let place = "/tmp/last/word";
+        for (attempt, script, from_log, message) in [
+            (0, "printf because > /tmp/last/word; echo logged; exit 1", true, Some("because")),
+            (1, "cat /tmp/last/word; echo logged; exit 1", true, Some("logged\n")),
+            (2, "echo logged; exit 1", false, None),
+            (3, "echo logged; exit 0", true, None),
+            (4, "printf done > /tmp/last/word", false, Some("done")),
+        ] {
+            let container = ContainerSpec {
+                attempt,
+                termination_path: Some(place.into()),
+                termination_from_log: from_log,
+                ..shell(script)
+            };
+            runtime.start("word", &container).await.unwrap();
+            let mut states = runtime.watch("word").unwrap();
+            let ended =
+                |s: &PodState| s.containers["c"].attempt == attempt && s.containers["c"].exit.is_some();
+            let exit = until(&mut states, ended).await.containers["c"].exit.clone().unwrap();
+            assert_eq!(exit.message.as_deref(), message, "{script}: {exit:?}");
+        }
+        runtime.end("word").await.unwrap();
+    });
+}

@@ -37,6 +37,8 @@ pub fn spec(name: &str, attempt: u32, argv: &[&str]) -> ContainerSpec {
         cwd: "/".into(),
         user: None,
         mounts: Vec::new(),
+        termination_path: None,
+        termination_from_log: false,
         resources: Resources::default(),
     }
 }

@@ -69,6 +69,12 @@ pub struct ContainerSpec {
     /// Which volumes it sees, and where.
     #[serde(default)]
     pub mounts: Vec<Mount>,
+    /// The file by which it may say why it ended.
+    #[serde(default)]
+    pub termination_path: Option<PathBuf>,
+    /// If it says nothing there and fails, the end of its log says it.
+    #[serde(default)]
+    pub termination_from_log: bool,
     /// What it asks for and may have.
     #[serde(default)]
     pub resources: Resources,
@@ -114,6 +120,9 @@ pub struct Exit {
     pub signal: Option<i32>,
     /// Why it never ran, when it could not be started.
     pub not_started: Option<String>,
+    /// What it says about it.
+    #[serde(default)]
+    pub message: Option<String>,
     /// The kernel killed it, or a process of its, for want of memory within its limit.
     #[serde(default)]
     pub oom_killed: bool,
@@ -145,6 +154,7 @@ impl PodState {
                 code: 137,
                 signal: Some(9),
                 not_started: None,
+                message: None,
                 oom_killed: false,
                 started_at,
                 finished_at: now,

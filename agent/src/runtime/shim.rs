@@ -4,6 +4,7 @@ mod isolate;
 mod log;
 mod process;
 mod serve;
+mod termination;
 mod volumes;
 
 use std::{

@@ -19,6 +19,11 @@ pub fn container_file(name: &str) -> String {
     format!("container-{name}.json")
 }
 
+/// What a container says about its end.
+pub fn termination_file(name: &str) -> String {
+    format!("termination-{name}")
+}
+
 /// From the agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "camelCase")]

@@ -27,7 +27,7 @@ use super::{
     },
     ShimError,
     log::Output,
-    process, system,
+    process, system, termination,
     volumes::View,
 };
 use crate::sys::packet;
@@ -189,17 +189,18 @@ impl Pod {
     /// Takes note of an ended child; true if it was a container's main process.
     fn ended(&mut self, pid: Pid, code: i32, signal: Option<i32>) -> bool {
         let finished_at = now_millis();
-        let exit = |started_at, oom_killed| Exit {
+        let exit = |started_at, oom_killed, message| Exit {
             code,
             signal,
             not_started: None,
+            message,
             oom_killed,
             started_at,
             finished_at,
         };
         if let Some(client) = self.clients.iter_mut().find(|c| c.exec.is_some_and(|(p, _)| p == pid)) {
             let started_at = client.exec.take().map_or(finished_at, |(_, at)| at);
-            client.send(&Answer::Exited(exit(started_at, false)), &[]);
+            client.send(&Answer::Exited(exit(started_at, false, None)), &[]);
             return false;
         }
         let Some(name) = self.main.remove(&pid.as_raw()) else { return false };
@@ -214,8 +215,9 @@ impl Pod {
             process::kill_session(pid);
         }
         let oom_killed = code != 0 && self.count_oom_kills(&name) > *self.oom_kills.get(&name).unwrap_or(&0);
+        let message = self.last_message(&name, code);
         if let Some(container) = self.state.containers.get_mut(&name) {
-            container.exit = Some(exit(container.started_at, oom_killed));
+            container.exit = Some(exit(container.started_at, oom_killed, message));
         }
         true
     }
@@ -277,6 +279,7 @@ impl Pod {
                     code: NOT_STARTED,
                     signal: None,
                     not_started: Some(why),
+                    message: None,
                     oom_killed: false,
                     started_at,
                     finished_at: started_at,
@@ -289,7 +292,7 @@ impl Pod {
     }
 
     fn spawn(&mut self, spec: &ContainerSpec) -> Result<Pid, String> {
-        let log = self.setup.log_dir.join(&spec.name).join(format!("{}.log", spec.attempt));
+        let log = self.log(spec);
         let pipe = || std::io::pipe().map_err(|e| format!("pipe: {e}"));
         let ((out, stdout), (err, stderr)) = (pipe()?, pipe()?);
         let output = Output::new(&log, self.setup.log_limit, out, err)
@@ -298,13 +301,35 @@ impl Pod {
         self.oom_kills.insert(spec.name.clone(), self.count_oom_kills(&spec.name));
         let stdio = [Stdio::null(), stdout.into(), stderr.into()];
         self.views.remove(&spec.name);
-        if !spec.mounts.is_empty() {
-            let view = View::make(&self.setup.volume_dir, &spec.mounts)?;
+        let file = self.dir.join(wire::termination_file(&spec.name));
+        let termination = spec.termination_path.as_deref().map(|place| (file.as_path(), place));
+        if termination.is_some() {
+            termination::begin(&file).map_err(|e| format!("{}: {e}", file.display()))?;
+        }
+        if !spec.mounts.is_empty() || termination.is_some() {
+            let view = View::make(&self.setup.volume_dir, &spec.mounts, termination)?;
             self.views.insert(spec.name.clone(), view);
         }
         let pid = self.seen_by(&spec.name, || process::spawn(&spec.argv, spec, stdio, false, cgroup))?;
         self.outputs.push(output);
         Ok(pid)
+    }
+
+    /// What a container that has ended says about it.
+    fn last_message(&self, name: &str, code: i32) -> Option<String> {
+        let spec = self.spec(name).ok()?;
+        let written = spec.termination_path.is_some();
+        let said = written.then(|| termination::said(&self.dir.join(wire::termination_file(name)))).flatten();
+        let from_log = spec.termination_from_log && code != 0;
+        let text = said.or_else(|| from_log.then(|| termination::logged(&self.log(&spec))).flatten())?;
+        // A state is one packet, and the status one object: what is told already leaves the others less.
+        let told = self.state.containers.values().flat_map(|c| [&c.exit, &c.previous]).flatten();
+        let told: usize = told.filter_map(|e| e.message.as_ref()).map(String::len).sum();
+        termination::end_of(&text, termination::POD_BYTES.saturating_sub(told))
+    }
+
+    fn log(&self, spec: &ContainerSpec) -> PathBuf {
+        self.setup.log_dir.join(&spec.name).join(format!("{}.log", spec.attempt))
     }
 
     /// Does something with the files as a container sees them.

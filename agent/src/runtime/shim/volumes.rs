@@ -106,8 +106,12 @@ fn bind(from: &Path, to: &Path) -> Result<(), Errno> {
 pub struct View(File);
 
 impl View {
-    /// The pod's own view with these volumes in their places. The error is one line for the user.
-    pub fn make(volume_dir: &Path, mounts: &[Mount]) -> Result<Self, String> {
+    /// The pod's own view with these volumes in their places, and a file for the last message in its place. The error is one line for the user.
+    pub fn make(
+        volume_dir: &Path,
+        mounts: &[Mount],
+        termination: Option<(&Path, &Path)>,
+    ) -> Result<Self, String> {
         let pod = here()?;
         let mut mounts: Vec<_> = mounts.iter().collect();
         // What is mounted inside of another one comes after it.
@@ -116,6 +120,11 @@ impl View {
             .map_err(|e| format!("the kernel refuses a mount namespace: {}", e.desc()))
             .and_then(|()| {
                 mounts.iter().enumerate().try_for_each(|(i, m)| show(volume_dir, m, &mounts[..i]))?;
+                if let Some((file, place)) = termination {
+                    let said = |why: &str| format!("terminationMessagePath {}: {why}", place.display());
+                    make_place(place, false, &mounts).map_err(|why| said(&why))?;
+                    bind(file, place).map_err(|e| said(e.desc()))?;
+                }
                 here()
             });
         enter(&pod)?;

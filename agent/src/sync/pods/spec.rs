@@ -105,6 +105,13 @@ pub fn container_spec(
         cwd: PathBuf::from("/").join(cwd),
         user,
         mounts: mounts(container),
+        termination_path: container
+            .termination_message_path
+            .as_deref()
+            .filter(|p| !p.is_empty())
+            .map(PathBuf::from),
+        termination_from_log: container.termination_message_policy.as_deref()
+            == Some("FallbackToLogsOnError"),
         resources: resources(container),
     })
 }

@@ -67,7 +67,7 @@ fn terminated(exit: &Exit, id: &str) -> Value {
     if let Some(signal) = exit.signal {
         value["signal"] = signal.into();
     }
-    if let Some(message) = &exit.not_started {
+    if let Some(message) = exit.not_started.as_ref().or(exit.message.as_ref()) {
         value["message"] = message.as_str().into();
     }
     value

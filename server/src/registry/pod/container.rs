@@ -102,6 +102,15 @@ pub fn validate<'a>(
     for variable in container.child("env").items() {
         env(&variable, faults);
     }
+    let message = container.child("terminationMessagePath");
+    let inside =
+        ["/tmp/", "/dev/shm/"].iter().any(|d| message.text().strip_prefix(d).is_some_and(|f| !f.is_empty()));
+    if message.is_set() && (!inside || message.text().split('/').any(|part| part == "..")) {
+        faults.push(message.invalid(
+            "a container sees the node's file system: name a file below /tmp or /dev/shm, which are the pod's own",
+        ));
+    }
+    faults.extend(container.child("terminationMessagePolicy").one_of(&["File", "FallbackToLogsOnError"]));
     probes::validate(container, faults);
     hooks::validate(container, grace, faults);
     resources::validate(container, faults);

@@ -79,6 +79,18 @@ fn each_fault_names_its_field_and_the_rule() {
             "spec.containers[0].restartPolicy: Forbidden: may not be set for non-init containers",
         ),
         (
+            container(json!({"terminationMessagePath": "/dev/termination-log"})),
+            "spec.containers[0].terminationMessagePath: Invalid value: \"/dev/termination-log\": a container sees",
+        ),
+        (
+            container(json!({"terminationMessagePath": "/tmp/../x"})),
+            "spec.containers[0].terminationMessagePath: Invalid value",
+        ),
+        (
+            container(json!({"terminationMessagePolicy": "Both"})),
+            "spec.containers[0].terminationMessagePolicy: Unsupported value: \"Both\"",
+        ),
+        (
             container(json!({"securityContext": {"privileged": true}})),
             "spec.containers[0].securityContext.privileged: Forbidden",
         ),

@@ -9,6 +9,7 @@ fn exit(code: i32, ago: i64) -> Exit {
         code,
         signal: None,
         not_started: None,
+        message: None,
         oom_killed: false,
         started_at: NOW - ago - 50,
         finished_at: NOW - ago,

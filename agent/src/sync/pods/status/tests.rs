@@ -10,7 +10,15 @@ fn pod() -> Object {
 }
 
 fn exit(code: i32) -> Exit {
-    Exit { code, signal: None, not_started: None, oom_killed: false, started_at: T, finished_at: T + 5000 }
+    Exit {
+        code,
+        signal: None,
+        not_started: None,
+        message: None,
+        oom_killed: false,
+        started_at: T,
+        finished_at: T + 5000,
+    }
 }
 
 fn running(attempt: u32, previous: Option<Exit>) -> ContainerState {
@@ -222,6 +230,17 @@ fn details_are_those_of_kubernetes() {
         merge(None, &status, "2026-11-25T00:00:00Z").unwrap(),
     )
     .unwrap();
+}
+
+#[test]
+fn last_words_are_told_and_read_back() {
+    let exit = Exit { message: Some("because".into()), ..exit(1) };
+    let mut stored = pod();
+    stored.0.insert("status".into(), status(&stored, RestartPolicy::Never, Some(ended(exit)), false));
+    let told = stored.pointer("/status/containerStatuses/0/state/terminated/message");
+    assert_eq!(told, Some(&"because".into()));
+    let read = read_back(&stored, T)["c"].exit.clone().unwrap();
+    assert_eq!((read.message.as_deref(), read.not_started), (Some("because"), None));
 }
 
 #[test]
