@@ -86,8 +86,10 @@ pub fn set_defaults(pod: &mut Object) {
     let spec = pod.spec_mut();
     set_default(spec, "enableServiceLinks", true.into());
     let class = spec.get("priorityClassName").and_then(Value::as_str);
-    let priority = class.and_then(scheduling::class_priority).unwrap_or(0);
-    set_default(spec, "priority", priority.into());
+    // None means 0, and is left out: pods that were stored without it must not change.
+    if let Some(priority) = class.and_then(scheduling::class_priority) {
+        set_default(spec, "priority", priority.into());
+    }
     set_spec_defaults(spec);
 }
 

@@ -167,5 +167,6 @@ mod tests {
         }
         let made = pod(with("priorityClassName", json!("system-node-critical")));
         assert_eq!(made.pointer("/spec/priority"), Some(&json!(2_000_001_000)));
+        assert_eq!(pod(container(json!({}))).pointer("/spec/priority"), None);
     }
 }
