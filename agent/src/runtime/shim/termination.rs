@@ -80,7 +80,8 @@ mod tests {
         assert_eq!(last_lines(""), None);
         let log = "dout F cut\nT stdout F one\nT stderr P tw\nT stderr F o\nT stdout F \nT stdout P three";
         assert_eq!(last_lines(log).as_deref(), Some("one\ntwo\n\nthree"));
-        let many: String = (0..100).map(|i| format!("T stdout F {i}\n")).collect();
+        let many: Vec<String> = (0..100).map(|i| format!("T stdout F {i}")).collect();
+        let many = many.join("\n") + "\n";
         let text = last_lines(&many).unwrap();
         assert_eq!((text.lines().next(), text.lines().count()), (Some("20"), 80));
         let long = format!("T stdout F {}\n", "ä".repeat(2000));

@@ -15,9 +15,8 @@ pub fn merge_ordered(
     let names: Vec<String> =
         patch.keys().filter_map(|k| k.strip_prefix(ORDER_PREFIX)).map(str::to_owned).collect();
     for name in names {
-        let order = match patch.remove(&format!("{ORDER_PREFIX}{name}")) {
-            Some(Value::Array(order)) => order,
-            _ => return Err(unfit(format!("{ORDER_PREFIX}{name} is no list"))),
+        let Some(Value::Array(order)) = patch.remove(&format!("{ORDER_PREFIX}{name}")) else {
+            return Err(unfit(format!("{ORDER_PREFIX}{name} is no list")));
         };
         let field = about.and_then(|a| a.field(&name));
         let by = field.and_then(|f| f.merge);

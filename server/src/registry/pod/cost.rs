@@ -11,7 +11,7 @@ pub fn validate(annotations: &Field<'_>) -> Option<Cause> {
     let value = annotations.entries().find(|(name, _)| *name == COST)?.1.as_str()?;
     let is_plain = value.parse::<i32>().is_ok_and(|cost| cost.to_string() == value);
     (!is_plain)
-        .then(|| Cause::invalid(&format!("{}[{COST}]", annotations.path), value, "must be a 32bit integer"))
+        .then(|| Cause::invalid(format!("{}[{COST}]", annotations.path), value, "must be a 32bit integer"))
 }
 
 #[cfg(test)]
