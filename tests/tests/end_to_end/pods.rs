@@ -185,7 +185,9 @@ fn a_pod_that_cannot_be_placed_or_started_says_why() {
     let why = "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector. node-1: ";
     assert!(described.contains(why), "{described}");
     // Written after the condition.
-    cluster.sh("timeout 30 sh -c 'until minisvc get events | grep -q FailedScheduling; do :; done'").ok();
+    let told =
+        format!("until {} get events | grep -q FailedScheduling; do :; done", cluster.binary().display());
+    assert!(cluster.command("timeout").args(["30", "sh", "-c", &told]).status().unwrap().success());
     cluster.sh("minisvc run absent -- no-such-program").ok();
     cluster.sh("minisvc wait --for=condition=PodScheduled pod/absent --timeout=30s").ok();
     cluster.sh("minisvc wait --for=jsonpath={.status.containerStatuses[0].started}=false pod/absent --timeout=30s").ok();

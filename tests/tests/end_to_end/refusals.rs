@@ -48,7 +48,7 @@ fn every_refusal_is_one_line_that_helps() {
         (&["create", "-f", &link_local], 1, &["spec.externalIPs[0]", "link-local range"]),
         (&["create", "-f", &dual], 1, &["spec.ipFamilyPolicy", "not configured for dual-stack services"]),
         (&["create", "-f", &image], 1, &["spec.containers[0].image", "nginx"]),
-        (&["create", "-f", &volume], 1, &["spec.volumes", "not supported"]),
+        (&["create", "-f", &volume], 1, &["spec.volumes[0].nfs: Forbidden", "only emptyDir and hostPath"]),
         (&["create", "-f", "/nonexistent.yaml"], 1, &["/nonexistent.yaml"]),
         (&["get", "widgets"], 1, &["widgets"]),
         (&["get", "pod", "nope"], 1, &["nope", "not found"]),
