@@ -132,6 +132,21 @@ pub struct Exit {
     pub finished_at: i64,
 }
 
+impl Exit {
+    /// Of a process that was killed with everything around it, so that nobody saw its end. Times in milliseconds since 1970.
+    pub fn killed(started_at: i64, finished_at: i64) -> Self {
+        Exit {
+            code: 137,
+            signal: Some(9),
+            not_started: None,
+            message: None,
+            oom_killed: false,
+            started_at,
+            finished_at,
+        }
+    }
+}
+
 impl ContainerState {
     /// Whether it runs.
     pub fn is_running(&self) -> bool {
@@ -150,15 +165,7 @@ impl PodState {
         self.alive = false;
         for container in self.containers.values_mut() {
             let started_at = container.started_at;
-            container.exit.get_or_insert(Exit {
-                code: 137,
-                signal: Some(9),
-                not_started: None,
-                message: None,
-                oom_killed: false,
-                started_at,
-                finished_at: now,
-            });
+            container.exit.get_or_insert(Exit::killed(started_at, now));
         }
         self
     }

@@ -3,12 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use minisvc_proto::{
-    ObjectKey, Resource,
-    client::{ClientError, ListParams},
-    path::Target,
-    resource::NAMESPACES,
-};
+use minisvc_proto::{ObjectKey, Resource, client::ClientError, path::Target, resource::NAMESPACES};
 use serde_json::{Value, json};
 
 use super::{DONE, Outcome, Session, complain, manifests, selection, watching};
@@ -57,8 +52,8 @@ fn by_query(args: &Delete) -> bool {
 
 /// What is deleted, in the order in which it was named.
 async fn keys(session: &Session, args: &Delete) -> anyhow::Result<Vec<ObjectKey>> {
-    let mut keys = Vec::new();
     if !args.filename.is_empty() {
+        let mut keys = Vec::new();
         for document in manifests::read(&args.filename, None)? {
             let name = document.object.name();
             if name.is_empty() {
@@ -74,23 +69,8 @@ async fn keys(session: &Session, args: &Delete) -> anyhow::Result<Vec<ObjectKey>
         keys.sort_by_key(|key| *key.resource == NAMESPACES);
         return Ok(keys);
     }
-    for item in selection::parse(&args.what)? {
-        match item.name {
-            Some(_) if by_query(args) => bail!("a name, or one of -l and --all: not both"),
-            Some(name) => keys.push(session.key(item.resource, &name)),
-            None if !by_query(args) => bail!(
-                "which of the {}? Give names, -l LABELS or --all: nothing is deleted without one of them",
-                item.resource.plural
-            ),
-            None => {
-                let params = ListParams { label_selector: args.selector.clone(), field_selector: None };
-                let target = session.collection(item.resource, false);
-                let (_, objects) = session.client.list(&target, &params).await?;
-                keys.extend(objects.iter().map(|o| session.key(item.resource, o.name())));
-            }
-        }
-    }
-    Ok(keys)
+    let warning = ": nothing is deleted without one of them";
+    selection::keys(session, &args.what, args.selector.as_deref(), args.all, warning).await
 }
 
 /// DeleteOptions.

@@ -2,8 +2,7 @@
 
 use anyhow::bail;
 use minisvc_proto::{
-    Object, ObjectKey,
-    client::ListParams,
+    Object,
     selector::{is_label_key, is_label_value},
 };
 
@@ -18,7 +17,7 @@ pub(super) async fn run(session: &Session, args: Label) -> Outcome {
         bail!("at least one label update is required");
     }
     let mut code = DONE;
-    for key in keys(session, what, &args).await? {
+    for key in selection::keys(session, what, args.selector.as_deref(), args.all, "").await? {
         let done = edit(session, &key, |object| {
             let said = apply(object, &changes, args.overwrite)?;
             Ok((said, object.labels()))
@@ -38,28 +37,6 @@ pub(super) async fn run(session: &Session, args: Label) -> Outcome {
         }
     }
     Ok(code)
-}
-
-async fn keys(session: &Session, what: &[String], args: &Label) -> anyhow::Result<Vec<ObjectKey>> {
-    let mut keys = Vec::new();
-    for item in selection::parse(what)? {
-        match item.name {
-            Some(_) if args.all || args.selector.is_some() => {
-                bail!("a name, or one of -l and --all: not both")
-            }
-            Some(name) => keys.push(session.key(item.resource, &name)),
-            None if !args.all && args.selector.is_none() => {
-                bail!("which of the {}? Give names, -l LABELS or --all", item.resource.plural)
-            }
-            None => {
-                let params = ListParams { label_selector: args.selector.clone(), field_selector: None };
-                let target = session.collection(item.resource, false);
-                let (_, objects) = session.client.list(&target, &params).await?;
-                keys.extend(objects.iter().map(|o| session.key(item.resource, o.name())));
-            }
-        }
-    }
-    Ok(keys)
 }
 
 fn is_change(word: &str) -> bool {

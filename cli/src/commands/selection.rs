@@ -2,9 +2,12 @@
 
 use anyhow::{Context as _, bail};
 use minisvc_proto::{
-    Resource,
+    ObjectKey, Resource,
+    client::ListParams,
     resource::{RESOURCES, by_user_name},
 };
+
+use super::Session;
 
 /// A kind, or one object of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +81,35 @@ fn kind_of(word: &str) -> anyhow::Result<&'static Resource> {
 fn valid(name: &str) -> anyhow::Result<String> {
     minisvc_proto::names::check_dns_subdomain(name).map_err(|e| anyhow::anyhow!("name \"{name}\": {e}"))?;
     Ok(name.to_owned())
+}
+
+/// Objects by their names, or all of a kind that `-l` matches or `--all` means: never all because nothing was said, for which
+/// `warning` may give a reason.
+pub async fn keys(
+    session: &Session,
+    words: &[String],
+    selector: Option<&str>,
+    all: bool,
+    warning: &str,
+) -> anyhow::Result<Vec<ObjectKey>> {
+    let by_query = all || selector.is_some();
+    let mut keys = Vec::new();
+    for item in parse(words)? {
+        match item.name {
+            Some(_) if by_query => bail!("a name, or one of -l and --all: not both"),
+            Some(name) => keys.push(session.key(item.resource, &name)),
+            None if !by_query => {
+                bail!("which of the {}? Give names, -l LABELS or --all{warning}", item.resource.plural)
+            }
+            None => {
+                let params = ListParams { label_selector: selector.map(str::to_owned), field_selector: None };
+                let target = session.collection(item.resource, false);
+                let (_, objects) = session.client.list(&target, &params).await?;
+                keys.extend(objects.iter().map(|o| session.key(item.resource, o.name())));
+            }
+        }
+    }
+    Ok(keys)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! `wait`
 
 use anyhow::{anyhow, bail};
-use minisvc_proto::{Object, ObjectKey, client::ListParams, path::Target};
+use minisvc_proto::{Object, ObjectKey, path::Target};
 use serde_json::Value;
 
 use super::{DONE, Outcome, Session, complain, selection, watching};
@@ -11,24 +11,7 @@ use crate::{
 };
 
 pub(super) async fn run(session: &Session, args: Wait) -> Outcome {
-    let mut keys = Vec::new();
-    for item in selection::parse(&args.what)? {
-        match item.name {
-            Some(_) if args.all || args.selector.is_some() => {
-                bail!("a name, or one of -l and --all: not both")
-            }
-            Some(name) => keys.push(session.key(item.resource, &name)),
-            None if !args.all && args.selector.is_none() => {
-                bail!("which of the {}? Give names, -l LABELS or --all", item.resource.plural)
-            }
-            None => {
-                let params = ListParams { label_selector: args.selector.clone(), field_selector: None };
-                let (_, objects) =
-                    session.client.list(&session.collection(item.resource, false), &params).await?;
-                keys.extend(objects.iter().map(|o| session.key(item.resource, o.name())));
-            }
-        }
-    }
+    let keys = selection::keys(session, &args.what, args.selector.as_deref(), args.all, "").await?;
     if keys.is_empty() {
         if args.goal == Goal::Delete {
             return Ok(DONE);

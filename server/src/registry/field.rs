@@ -1,6 +1,8 @@
 //! A place in an object: its path, as error messages name it, and the value that stands there.
 
-use minisvc_proto::{Cause, Object};
+use std::collections::BTreeSet;
+
+use minisvc_proto::{Cause, Object, names::check_dns_label};
 use serde_json::Value;
 
 /// See the module. `null` counts as absent.
@@ -71,6 +73,18 @@ impl<'a> Field<'a> {
     /// The fault that this is missing.
     pub fn required(&self, why: &str) -> Cause {
         Cause::required(&self.path, why)
+    }
+
+    /// A fault unless the value is a DNS label that is not among `names`; then it is one of them from here on.
+    pub fn unique_label(&self, names: &mut BTreeSet<&'a str>) -> Option<Cause> {
+        let name = self.text();
+        if name.is_empty() {
+            return Some(self.required(""));
+        }
+        match check_dns_label(name) {
+            Err(rule) => Some(self.invalid(rule.0)),
+            Ok(()) => (!names.insert(name)).then(|| Cause::duplicate(&self.path, name)),
+        }
     }
 
     /// A fault unless the value, where there is one, is one of these.

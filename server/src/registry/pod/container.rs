@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use minisvc_proto::{Cause, names::check_dns_label};
+use minisvc_proto::Cause;
 use serde_json::{Map, Value};
 
 use super::{super::service::is_port_name, Field, hooks, probes, refuse, resources, security, set_default};
@@ -58,14 +58,7 @@ pub fn validate<'a>(
     grace: Option<i64>,
     faults: &mut Vec<Cause>,
 ) {
-    let name = container.child("name");
-    if name.text().is_empty() {
-        faults.push(name.required(""));
-    } else if let Err(rule) = check_dns_label(name.text()) {
-        faults.push(name.invalid(rule.0));
-    } else if !names.insert(name.text()) {
-        faults.push(Cause::duplicate(&name.path, name.text()));
-    }
+    faults.extend(container.child("name").unique_label(names));
     let image = container.child("image");
     if !["", "host"].contains(&image.text()) {
         faults.push(image.invalid(

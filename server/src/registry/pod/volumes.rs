@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use minisvc_proto::{Cause, Quantity, names::check_dns_label};
+use minisvc_proto::{Cause, Quantity};
 use serde_json::{Map, Value, json};
 
 use super::{Field, set_default};
@@ -27,14 +27,7 @@ pub fn set_defaults(spec: &mut Map<String, Value>) {
 pub fn validate<'a>(spec: &Field<'a>, faults: &mut Vec<Cause>) -> BTreeSet<&'a str> {
     let mut names = BTreeSet::new();
     for volume in spec.child("volumes").items() {
-        let name = volume.child("name");
-        if name.text().is_empty() {
-            faults.push(name.required(""));
-        } else if let Err(rule) = check_dns_label(name.text()) {
-            faults.push(name.invalid(rule.0));
-        } else if !names.insert(name.text()) {
-            faults.push(Cause::duplicate(&name.path, name.text()));
-        }
+        faults.extend(volume.child("name").unique_label(&mut names));
         let mut sources = 0;
         for (kind, value) in volume.entries().filter(|(k, v)| *k != "name" && !v.is_null()) {
             let source = Field { path: format!("{}.{kind}", volume.path), value: Some(value) };

@@ -31,16 +31,7 @@ pub fn read_back(pod: &Object, now: i64) -> BTreeMap<String, ContainerState> {
         let attempt = status["restartCount"].as_u64().and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
         let (state, last) = (&status["state"], &status["lastState"]["terminated"]);
         let ended = if let Some(running) = state.get("running") {
-            let started_at = millis(running, "startedAt").unwrap_or(now);
-            Exit {
-                code: 137,
-                signal: Some(9),
-                not_started: None,
-                message: None,
-                oom_killed: false,
-                started_at,
-                finished_at: now,
-            }
+            Exit::killed(millis(running, "startedAt").unwrap_or(now), now)
         } else if let Some(ended) = state.get("terminated") {
             exit(ended)
         } else if last.is_object() {
